@@ -1,0 +1,116 @@
+"""Many rollout groups at once: every rollout is its own coroutine, and none waits for another."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from envs.base import Env
+from rewards.scoring import score
+from rl.protocols import ChatCodec, Engine, RewardFunction
+from rl.rollout import run_rollout
+from rl.types import Rollout, RolloutGroup, Score, Task
+
+
+@dataclass(kw_only=True)
+class Collector:
+    """Turns tasks into scored rollout groups with the engines, environments and reward of one run."""
+
+    engine: Engine
+    chat: ChatCodec
+    envs: Mapping[str, Callable[[], Env]]
+    reward: RewardFunction
+    context: int
+    max_tokens: int
+    seed: int
+    run: Callable[[Coroutine[Any, Any, Any]], Any]
+    """Runs a coroutine to its end on the event loop that the engine lives on."""
+    reward_s: float = 0.0
+    """Time spent in rewards since the run began."""
+
+    def collect(
+        self, tasks: Sequence[Task], *, group_size: int, temperature: float, stream: str
+    ) -> list[RolloutGroup]:
+        """Roll out and score every task ``group_size`` times.
+
+        ``stream`` names the occasion ("train/12"): equal streams sample with equal seeds. Groups come in the order
+        of the tasks. Rollouts whose score is an error stay in their group; whoever learns from it leaves them out.
+        """
+        result: list[RolloutGroup] = self.run(self._collect(tasks, group_size, temperature, stream))
+        return result
+
+    async def _collect(
+        self, tasks: Sequence[Task], group_size: int, temperature: float, stream: str
+    ) -> list[RolloutGroup]:
+        attempts = [
+            self._attempt(task, temperature, _seed(self.seed, stream, number, k))
+            for number, task in enumerate(tasks)
+            for k in range(group_size)
+        ]
+        results = await asyncio.gather(*attempts)
+        groups = []
+        for number, task in enumerate(tasks):
+            own = results[number * group_size : (number + 1) * group_size]
+            groups.append(
+                RolloutGroup(task=task, rollouts=tuple(r for r, _ in own), scores=tuple(s for _, s in own))
+            )
+        return groups
+
+    async def _attempt(self, task: Task, temperature: float, seed: int) -> tuple[Rollout, Score]:
+        rollout = await run_rollout(
+            task,
+            env=self.envs[task.env](),
+            engine=self.engine,
+            chat=self.chat,
+            max_tokens=self.max_tokens,
+            context=self.context,
+            temperature=temperature,
+            seed=seed,
+        )
+        started = time.monotonic()
+        result = score(self.reward, task, rollout)
+        self.reward_s += time.monotonic() - started
+        return rollout, result
+
+
+def _seed(*parts: object) -> int:
+    """A 63-bit seed that depends on all parts."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """What a set of groups says about policy, rewards and faults (names as in ``docs/metrics.md``)."""
+    rollouts = [r for g in groups for r in g.rollouts]
+    scores = [s for g in groups for s in g.scores]
+    good = [s.value for s in scores if s.error is None]
+    lengths = [r.completion_tokens for r in rollouts]
+    logprobs = [x for r in rollouts for s in r.segments for x in s.sampler_logprobs]
+    spreads = [[s.value for s in g.scores if s.error is None] for g in groups]
+    metrics = {
+        "reward/mean": _mean(good),
+        "reward/constant_groups": _mean([float(len(set(values)) <= 1) for values in spreads]),
+        "rollout/count": float(len(rollouts)),
+        "rollout/tokens": float(sum(lengths)),
+        "rollout/length/mean": _mean(lengths),
+        "rollout/length/max": float(max(lengths, default=0)),
+        "rollout/entropy": -_mean(logprobs),
+        "fault/reward": float(sum(s.error is not None and s.error.startswith("reward") for s in scores)),
+        "fault/env": float(sum(s.error is not None and s.error.startswith("env") for s in scores)),
+    }
+    for reason in sorted({r.end_reason for r in rollouts}):
+        metrics[f"rollout/end/{reason}"] = _mean([float(r.end_reason is reason) for r in rollouts])
+    for part in sorted({name for s in scores for name in s.parts}):
+        metrics[f"reward/part/{part}"] = _mean([s.parts[part] for s in scores if part in s.parts])
+    for tag in sorted({tag for g in groups for tag in g.task.tags}):
+        values = [s.value for g in groups if tag in g.task.tags for s in g.scores if s.error is None]
+        metrics[f"reward/tag/{tag}"] = _mean(values)
+    return metrics
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,250 @@
+"""The configuration's schema: what may be set, of which type, with which default, and which values make sense.
+
+``conf/`` holds the values; Hydra checks names and types against these classes when it composes them. Parts named by
+``_target_`` (rewards, environments, task sources, advantages, losses) are plain mappings here: their own signature
+is their schema, checked when they are built, which is before anything starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+from rl.schedules import KINDS
+
+
+class Placement(StrEnum):
+    """Where trainer ranks and engines live."""
+
+    cpu = "cpu"
+    """On CPUs; threads are shared, because trainer and engines take turns."""
+    separate = "separate"
+    """Each on GPUs of its own."""
+
+
+class Resume(StrEnum):
+    auto = "auto"
+    """Continue from the newest complete checkpoint of the run folder, or start if there is none."""
+    never = "never"
+    """Start anew; refuse if the run folder already holds a run."""
+
+
+class WandbMode(StrEnum):
+    auto = "auto"
+    """Online when the user is logged in, else offline."""
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass
+class ModelConfig:
+    path: str = MISSING
+    """Hugging Face folder or name: weights, config, tokenizer with a chat template."""
+    context: int = 512
+    """Longest prompt plus completion, in tokens."""
+
+
+@dataclass
+class TasksConfig:
+    per_iteration: int = 32
+    """Tasks (rollout groups) per iteration."""
+    train: dict[str, Any] = field(default_factory=dict)
+    held_out: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RolloutConfig:
+    group_size: int = 8
+    """Rollouts per task (K)."""
+    max_tokens: int = 96
+    """Most tokens that the policy may write per rollout; a longer one is cut and ends with reason ``budget``."""
+    temperature: float = 1.0
+    workers: int = 1
+    """Engines."""
+    concurrency: int = 256
+    """Sequences that one engine works on at once."""
+    tensor_parallel: int = 1
+    kv_cache_gib: float = 0.25
+    """Cache per engine on a CPU."""
+    gpu_memory_share: float = 0.85
+    enforce_eager: bool = True
+    deadline_s: float = 600.0
+    """Longest time that an engine may be silent while it owes answers."""
+
+
+@dataclass
+class AlgorithmConfig:
+    advantage: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    updates_per_iteration: int = 1
+
+
+@dataclass
+class TrainerConfig:
+    ranks: int = 2
+    zero_stage: int = 1
+    micro_batch_tokens: int = 4096
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup_updates: int = 0
+    floor: float = 0.0
+    """Lowest learning rate, as a share of the peak."""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    """Gradients with a larger global norm are scaled down to it; 0 turns clipping off."""
+    gradient_checkpointing: bool = False
+    deadline_s: float = 1800.0
+    """Longest time that one call to the trainer may take."""
+
+
+@dataclass
+class WeightsConfig:
+    bucket_mib: int = 64
+    probe_prompts: int = 4
+    probe_tokens: int = 16
+    """Most tokens decoded, greedily, after each probe prompt."""
+    max_mean_difference: float = 0.01
+    """Largest mean |engine - trainer| logprob over the probe that still counts as agreement."""
+    max_difference: float = 0.25
+    """Largest single |engine - trainer| logprob that still counts as agreement."""
+
+
+@dataclass
+class EvaluationConfig:
+    every: int = 10
+    """Iterations between evaluations; there is always one before the first and one after the last."""
+    tasks: int = 128
+    samples: int = 4
+    """Completions per task at ``temperature``, for pass@1 and pass@k."""
+    temperature: float = 1.0
+    pass_value: float = 1.0
+    """A rollout passes if its score is at least this."""
+
+
+@dataclass
+class ClusterConfig:
+    placement: Placement = Placement.cpu
+    address: str | None = None
+    """Ray cluster to join; null starts one on this machine for the time of the run."""
+    threads: int | None = None
+    """CPU threads per engine, and for all trainer ranks of this machine together; null takes all cores."""
+    object_store_gib: float = 0.25
+    start_deadline_s: float = 600.0
+
+
+@dataclass
+class TrackingConfig:
+    wandb: WandbMode = WandbMode.auto
+    project: str = "closedloop"
+    tags: list[str] = field(default_factory=list)
+    table_every: int = 10
+    """Iterations between W&B rollout tables."""
+    table_rows: int = 16
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = 10
+    """Iterations between checkpoints; the last iteration is always saved."""
+    keep: int = 2
+
+
+@dataclass
+class Config:
+    name: str = "quickstart"
+    folder: str = "runs/${name}"
+    """Everything the run writes goes here."""
+    seed: int = 0
+    iterations: int = 40
+    resume: Resume = Resume.auto
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
+    reward: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, Any] = field(default_factory=dict)
+    """Environment classes by the name that tasks call them."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+def require(condition: bool, field_name: str, rule: str, value: object) -> None:
+    """Raise ``ValueError`` naming field, rule and value unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(f"{field_name} {rule}, got {value}")
+
+
+_AT_LEAST_ONE = (
+    "tasks.per_iteration", "rollout.max_tokens", "rollout.workers", "rollout.concurrency", "rollout.tensor_parallel",
+    "algorithm.updates_per_iteration", "trainer.ranks", "weights.bucket_mib", "weights.probe_prompts",
+    "weights.probe_tokens", "evaluation.every", "evaluation.tasks", "evaluation.samples", "iterations",
+    "checkpoint.every", "checkpoint.keep", "tracking.table_every",
+)  # fmt: skip
+_POSITIVE = (
+    "rollout.temperature", "rollout.kv_cache_gib", "rollout.deadline_s", "trainer.learning_rate",
+    "trainer.deadline_s", "evaluation.temperature", "cluster.object_store_gib", "cluster.start_deadline_s",
+)  # fmt: skip
+
+
+def _get(config: Config, path: str) -> Any:
+    value: Any = config
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def validate(config: Config) -> None:
+    """Check every value and every combination that needs no file and no process. Raises ``ValueError``."""
+    for path in _AT_LEAST_ONE:
+        require(_get(config, path) >= 1, path, "must be at least 1", _get(config, path))
+    for path in _POSITIVE:
+        require(_get(config, path) > 0, path, "must be positive", _get(config, path))
+    rollout, trainer = config.rollout, config.trainer
+    require(
+        rollout.group_size >= 2,
+        "rollout.group_size",
+        "must be at least 2, because a rollout is compared with the others of its group",
+        rollout.group_size,
+    )
+    require(
+        rollout.max_tokens < config.model.context,
+        "rollout.max_tokens",
+        f"must be below model.context ({config.model.context}) to leave room for the prompt",
+        rollout.max_tokens,
+    )
+    require(trainer.zero_stage in (1, 2, 3), "trainer.zero_stage", "must be 1, 2 or 3", trainer.zero_stage)
+    require(trainer.schedule in KINDS, "trainer.schedule", f"must be one of {', '.join(KINDS)}", trainer.schedule)
+    require(trainer.max_grad_norm >= 0, "trainer.max_grad_norm", "must not be negative", trainer.max_grad_norm)
+    require(trainer.warmup_updates >= 0, "trainer.warmup_updates", "must not be negative", trainer.warmup_updates)
+    require(0 <= trainer.floor <= 1, "trainer.floor", "must be between 0 and 1", trainer.floor)
+    require(
+        trainer.micro_batch_tokens >= config.model.context,
+        "trainer.micro_batch_tokens",
+        f"must be at least model.context ({config.model.context}), because a sequence is never cut",
+        trainer.micro_batch_tokens,
+    )
+    require(
+        config.algorithm.updates_per_iteration <= config.tasks.per_iteration,
+        "algorithm.updates_per_iteration",
+        f"must not exceed tasks.per_iteration ({config.tasks.per_iteration}), because a group is never split",
+        config.algorithm.updates_per_iteration,
+    )
+    threads = config.cluster.threads
+    require(threads is None or threads >= 1, "cluster.threads", "must be null or at least 1", threads)
+    for name, part in (
+        ("reward", config.reward),
+        ("tasks.train", config.tasks.train),
+        ("tasks.held_out", config.tasks.held_out),
+        ("algorithm.loss", config.algorithm.loss),
+        ("algorithm.advantage", config.algorithm.advantage),
+    ):
+        require("_target_" in part, name, "must name a function or class by _target_", dict(part) or "nothing")

@@ -1,0 +1,15 @@
+"""The few errors that are told apart. Everything a user can mend is a ``ValueError`` with the mend in its text."""
+
+from __future__ import annotations
+
+
+class WorkerFailedError(RuntimeError):
+    """A worker died, hung past its deadline or raised; the text names the worker and quotes what it said."""
+
+
+class WeightMismatchError(RuntimeError):
+    """An engine does not hold the weights that were published; the text names the tensors."""
+
+
+class RunInterrupted(RuntimeError):
+    """The run was stopped on request before its last iteration; everything up to here is saved."""

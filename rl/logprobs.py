@@ -1,0 +1,13 @@
+"""Log-probabilities of given tokens, at the temperature they were sampled with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def token_logprobs(logits_TV: Tensor, targets_T: Tensor, *, temperature: float) -> Tensor:
+    """``log softmax(logits / temperature)[target]`` per position, computed in fp32. Shape [T]."""
+    scaled_TV = logits_TV.float() / temperature
+    chosen_T = scaled_TV.gather(-1, targets_T[:, None])[:, 0]
+    return chosen_T - torch.logsumexp(scaled_TV, dim=-1)

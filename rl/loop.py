@@ -1,0 +1,141 @@
+"""The page: one run of the system, top to bottom.
+
+    tasks ──► collect (rollouts, scores) ──► update (optimizer steps) ──► publish (proven weights) ─┐
+      ▲                                                                                             │
+      └───────────────────────────── next iteration, with the new policy ◄──────────────────────────┘
+
+Each step waits for the one before it, so every rollout of an iteration is sampled by exactly the weights that the
+update starts from. Evaluation and checkpoints happen between iterations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rl.checkpoint import Checkpoints, RunState
+from rl.collect import Collector, rollout_metrics
+from rl.config import Config
+from rl.evaluate import Evaluator
+from rl.protocols import Tracker, Trainer
+from rl.tasks import TaskStream
+from rl.tracking.metrics import throughput
+from rl.weights.publish import Publisher
+
+
+@dataclass(kw_only=True)
+class System:
+    """The parts of a run, wired together by ``rl.launch``."""
+
+    config: Config
+    fingerprint: dict[str, str]
+    stream: TaskStream
+    collector: Collector
+    trainer: Trainer
+    publisher: Publisher
+    evaluator: Evaluator
+    checkpoints: Checkpoints
+    tracker: Tracker
+    stop_requested: Callable[[], bool]
+    seconds_since_start: Callable[[], float]
+
+
+def run(system: System) -> int:
+    """Run to the last iteration, or to the end of the present one if a stop is requested.
+
+    Continues from the newest checkpoint, if there is one. Returns the number of iterations done.
+    """
+    config = system.config
+    done = restore(system)
+    _, first = system.publisher.publish()
+    if done == 0:
+        system.tracker.log(0, first | timed(system.evaluator.run, "time/evaluate_s"))
+
+    while done < config.iterations and not system.stop_requested():
+        done += 1
+        clock = Clock()
+        reward_before = system.collector.reward_s
+
+        with clock.span("time/rollout_s"):
+            groups = system.collector.collect(
+                system.stream.take(config.tasks.per_iteration),
+                group_size=config.rollout.group_size,
+                temperature=config.rollout.temperature,
+                stream=f"train/{done}",
+            )
+        clock.split("time/rollout_s", "time/reward_s", system.collector.reward_s - reward_before)
+
+        with clock.span("time/update_s"):
+            metrics = system.trainer.update(groups)
+
+        with clock.span("time/publish_s"):
+            _, proof = system.publisher.publish()
+
+        metrics |= proof | rollout_metrics(groups)
+        if done % config.checkpoint.every == 0 or done == config.iterations or system.stop_requested():
+            with clock.span("time/checkpoint_s"):
+                save(system, done)
+        metrics |= clock.metrics()
+        metrics |= throughput(metrics)
+        if done % config.evaluation.every == 0 or done == config.iterations:
+            metrics |= timed(system.evaluator.run, "time/evaluate_s")
+        metrics["time/since_start_s"] = system.seconds_since_start()
+        system.tracker.log(done, metrics, groups)
+    return done
+
+
+def save(system: System, done: int) -> None:
+    """Checkpoint the run as it stands after ``done`` iterations."""
+    state = RunState(
+        iteration=done,
+        position=system.stream.position,
+        version=system.trainer.version,
+        fingerprint=system.fingerprint,
+    )
+    system.checkpoints.save(state, system.trainer.save)
+
+
+def restore(system: System) -> int:
+    """Take up the newest checkpoint; returns the iterations it had done, 0 without one."""
+    found = system.checkpoints.newest()
+    if found is None:
+        return 0
+    state, folder = found
+    system.trainer.load(folder, version=state.version)
+    system.stream.position = state.position
+    return state.iteration
+
+
+def timed(measure: Callable[[], dict[str, float]], name: str) -> dict[str, float]:
+    """The metrics that ``measure`` returns, and under ``name`` the seconds it took."""
+    started = time.monotonic()
+    metrics = measure()
+    return metrics | {name: time.monotonic() - started}
+
+
+@dataclass
+class Clock:
+    """Where an iteration's time goes."""
+
+    _spans: dict[str, float] = field(default_factory=dict)
+    _started: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._spans[name] = time.monotonic() - started
+
+    def split(self, name: str, part: str, seconds: float) -> None:
+        """Book ``seconds`` of the span ``name`` under ``part`` instead."""
+        self._spans[name] -= seconds
+        self._spans[part] = seconds
+
+    def metrics(self) -> dict[str, float]:
+        """All spans, the total, and the share of the total that belongs to none of the four steps."""
+        total = time.monotonic() - self._started
+        steps = ("time/rollout_s", "time/reward_s", "time/update_s", "time/publish_s")
+        other = total - sum(self._spans[name] for name in steps)
+        return self._spans | {"time/iteration_s": total, "time/other_share": other / total}

@@ -1,0 +1,99 @@
+"""What the loop needs of its parts, so that it can be read, and tested, without Ray, vLLM or DeepSpeed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rl.types import Message, Rollout, RolloutGroup, Sample, SampleRequest, Score, Task, WeightVersion
+
+
+class Engine(Protocol):
+    """Something that continues token sequences. Many calls may be in flight at once."""
+
+    async def sample(self, request: SampleRequest) -> Sample:
+        """Raises ``WorkerFailedError`` if the engine died or kept silent past its deadline."""
+        ...
+
+
+class TaskSource(Protocol):
+    """Numbered tasks. A source with a size is repeated in a new order every epoch; one without never ends."""
+
+    @property
+    def size(self) -> int | None: ...
+
+    def task_at(self, index: int) -> Task: ...
+
+
+class RewardFunction(Protocol):
+    """A verifiable reward: pure Python, no shared state, may run anywhere."""
+
+    def __call__(self, task: Task, rollout: Rollout) -> float | Score: ...
+
+
+class ChatCodec(Protocol):
+    """Messages to tokens and back, in the model's own chat format."""
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]: ...
+
+    def continuation_ids(self, messages: Sequence[Message]) -> list[int]: ...
+
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+
+
+class Trainer(Protocol):
+    """All trainer ranks together."""
+
+    @property
+    def version(self) -> int:
+        """Number of optimizer steps behind the present weights."""
+        ...
+
+    def update(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """One iteration's optimizer steps; returns metrics."""
+        ...
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path, *, version: int) -> None:
+        """Take up what ``save`` wrote after ``version`` optimizer steps."""
+        ...
+
+
+class WeightSource(Protocol):
+    """The trainer's side of publishing."""
+
+    def export(self) -> tuple[WeightVersion, Sequence[Any]]:
+        """The present weights: their description and one handle per bucket."""
+        ...
+
+    def logprobs(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """The trainer's own logprobs, at temperature 1, of each continuation after its prompt."""
+        ...
+
+    def trace(self, token_ids: Sequence[int]) -> Mapping[str, Any]:
+        """Output of every sub-module for one prompt, by module name."""
+        ...
+
+
+class WeightSink(Protocol):
+    """The engines' side of publishing."""
+
+    def load_weights(self, version: WeightVersion, handles: Sequence[Any]) -> list[tuple[str, list[str]]]:
+        """Load everywhere. Returns, per engine, the digest of what it loaded and parameters that got nothing."""
+        ...
+
+    def probe(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
+        """The answers of each engine to the same requests."""
+        ...
+
+    def trace(self, engine: int, token_ids: Sequence[int]) -> Mapping[str, Any]: ...
+
+
+class Tracker(Protocol):
+    """Where metrics and rollouts go."""
+
+    def log(self, iteration: int, metrics: Mapping[str, float], groups: Sequence[RolloutGroup] = ()) -> None: ...
+
+    def close(self, summary: Mapping[str, float]) -> None: ...

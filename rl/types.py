@@ -1,0 +1,187 @@
+"""The records that travel between the parts of the system, one per arrow of the data flow.
+
+All are immutable and hold plain Python values or NumPy arrays, so they cross process boundaries as they are.
+Lengths are in tokens and times in seconds unless a field says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Message = Mapping[str, Any]
+"""One chat message: ``role``, ``content`` and, for tool use, ``tool_calls``."""
+
+
+class EndReason(StrEnum):
+    """Why a rollout ended."""
+
+    STOP = "stop"
+    """The policy ended its own turn and the environment had nothing to add."""
+    BUDGET = "budget"
+    """Cut at its token budget or at the end of the context."""
+    REPETITION = "repetition"
+    ENV_END = "env_end"
+    TURN_LIMIT = "turn_limit"
+    ENV_ERROR = "env_error"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One problem to solve.
+
+    ``fields`` holds what the reward needs, by name (``answer``, ``tests``, ``constraints`` …). ``kind`` selects
+    budgets and metrics: math, code, instruct, chat, judge and so on.
+    """
+
+    id: str
+    kind: str
+    messages: tuple[Message, ...]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    env: str = "single_turn"
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRequest:
+    """What an engine is asked for: one continuation of exactly these tokens.
+
+    ``max_tokens`` is the most tokens to sample, ``seed`` fixes the sampling noise of this request alone.
+    ``temperature`` 0 means greedy. With ``ignore_eos`` exactly ``max_tokens`` are sampled.
+    """
+
+    prompt_ids: Sequence[int]
+    max_tokens: int
+    temperature: float
+    seed: int
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """An engine's answer. ``logprobs[i]`` is that of ``token_ids[i]`` under the distribution sampled from."""
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    stopped: bool
+    """True if the policy ended its turn, False if it was cut by ``max_tokens``."""
+    policy_version: int
+    generate_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """A stretch of a rollout's tokens with one author: the policy (``from_model``) or the environment."""
+
+    token_ids: Sequence[int]
+    from_model: bool
+    sampler_logprobs: Sequence[float] = ()
+    """One per token where ``from_model``, else empty."""
+    policy_version: int | None = None
+    """Version of the weights that sampled it; None for environment text."""
+
+    def __post_init__(self) -> None:
+        if self.from_model and len(self.sampler_logprobs) != len(self.token_ids):
+            raise ValueError(
+                f"sampler_logprobs must hold one value per sampled token, got {len(self.sampler_logprobs)} "
+                f"for {len(self.token_ids)} tokens"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """One trajectory: the tokens as they were sampled, and the conversation as text for environments and rewards."""
+
+    task_id: str
+    segments: tuple[Segment, ...]
+    messages: tuple[Message, ...]
+    """Everything said after the task's own messages."""
+    end_reason: EndReason
+    timings: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def completion(self) -> str:
+        """Text of the policy's last message, empty if it said nothing."""
+        said = [m["content"] for m in self.messages if m["role"] == "assistant"]
+        return str(said[-1]) if said else ""
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens, prompt first."""
+        return [t for s in self.segments for t in s.token_ids]
+
+    @property
+    def loss_mask(self) -> list[bool]:
+        """True where the policy wrote the token."""
+        return [s.from_model for s in self.segments for _ in s.token_ids]
+
+    @property
+    def sampler_logprobs(self) -> list[float]:
+        """One value per token of ``token_ids``, 0 where the policy did not write it."""
+        return [
+            x for s in self.segments for x in (s.sampler_logprobs if s.from_model else [0.0] * len(s.token_ids))
+        ]
+
+    @property
+    def completion_tokens(self) -> int:
+        """Number of tokens that the policy wrote."""
+        return sum(len(s.token_ids) for s in self.segments if s.from_model)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """A reward's result. ``error`` is set, and ``value`` meaningless, where the reward itself failed."""
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    critic_version: int | None = None
+    rubric_hash: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutGroup:
+    """The rollouts of one task that are compared with each other, and their scores, in the same order."""
+
+    task: Task
+    rollouts: tuple[Rollout, ...]
+    scores: tuple[Score, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.rollouts) != len(self.scores):
+            raise ValueError(
+                f"scores must hold one score per rollout, got {len(self.scores)} for {len(self.rollouts)} rollouts"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """Where one tensor lies in its bucket, in bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BucketSpec:
+    """Layout and content digest of one bucket."""
+
+    tensors: tuple[TensorSpec, ...]
+    nbytes: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightVersion:
+    """One published set of weights. ``digest`` covers every name, shape and byte."""
+
+    number: int
+    buckets: tuple[BucketSpec, ...]
+    digest: str

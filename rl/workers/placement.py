@@ -1,0 +1,85 @@
+"""Ray: start or join the cluster, and put each worker where the configuration says."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from rl.config import ClusterConfig, Placement, RolloutConfig
+from rl.workers.calls import wait_all
+from rl.workers.rollout_worker import EngineOptions, RolloutWorker
+from rl.workers.trainer_worker import TrainerOptions, TrainerWorker
+
+
+def connect(cluster: ClusterConfig) -> None:
+    """Join the configured Ray cluster, or start one on this machine that ends with this process."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    options: dict[str, Any] = {"address": cluster.address} if cluster.address else {
+        "object_store_memory": int(cluster.object_store_gib * 2**30),
+        "include_dashboard": False,
+    }  # fmt: skip
+    ray.init(logging_level=logging.ERROR, log_to_driver=False, configure_logging=True, **options)
+
+
+def disconnect() -> None:
+    """Leave the cluster; ends it, and every worker, if this process started it."""
+    ray.shutdown()
+
+
+def threads_of(cluster: ClusterConfig) -> int | None:
+    """CPU threads that engines and trainers may use on this machine; None leaves the choice to torch."""
+    if cluster.placement is not Placement.cpu:
+        return cluster.threads
+    return cluster.threads or len(os.sched_getaffinity(0))
+
+
+def start_rollout_workers(
+    options: EngineOptions, rollout: RolloutConfig, cluster: ClusterConfig
+) -> tuple[list[Any], dict[str, Any]]:
+    """Create the rollout actors. Returns them and the calls that complete once they have started."""
+    gpus = rollout.tensor_parallel if cluster.placement is Placement.separate else 0
+    actor = ray.remote(num_cpus=0, num_gpus=gpus, max_concurrency=8, max_restarts=0)(RolloutWorker)
+    actors = [
+        actor.options(runtime_env={"env_vars": _environment(options.threads)}).remote(options)
+        for _ in range(rollout.workers)
+    ]
+    return actors, {f"rollout worker {i}": a.ready.remote() for i, a in enumerate(actors)}
+
+
+def start_trainer_workers(
+    options: TrainerOptions, cluster: ClusterConfig
+) -> tuple[list[Any], dict[str, Any]]:
+    """Create the trainer actors. Returns them and the calls that complete once they have started."""
+    gpus = 1 if cluster.placement is Placement.separate else 0
+    actor = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=0)(TrainerWorker)
+    actors = [
+        actor.options(runtime_env={"env_vars": _environment(options.threads)}).remote(rank, options)
+        for rank in range(options.ranks)
+    ]
+    (address,) = wait_all({"trainer rank 0": actors[0].address.remote()}, deadline_s=cluster.start_deadline_s)
+    return actors, {f"trainer rank {i}": a.start.remote(*address) for i, a in enumerate(actors)}
+
+
+def wait_started(calls: dict[str, Any], cluster: ClusterConfig) -> None:
+    """Wait until all workers have started. Raises ``ValueError`` or ``WorkerFailedError`` for the first that fails."""
+    wait_all(calls, deadline_s=cluster.start_deadline_s)
+
+
+def stop(actors: Sequence[Any]) -> None:
+    """End these actors now."""
+    for actor in actors:
+        ray.kill(actor)
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    variables = {"TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+    if threads is not None:
+        variables["OMP_NUM_THREADS"] = str(threads)
+    return variables

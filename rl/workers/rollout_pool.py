@@ -1,0 +1,117 @@
+"""The driver's view of all rollout workers: one engine that any number of coroutines may call at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rl.errors import WorkerFailedError
+from rl.types import Sample, SampleRequest, WeightVersion
+from rl.workers.calls import translate, wait_all
+
+POLL_S = 5.0
+
+
+@dataclass
+class _Worker:
+    name: str
+    actor: Any
+    outbox: list[tuple[str, SampleRequest]] = field(default_factory=list)
+    waiting: dict[str, asyncio.Future[Sample]] = field(default_factory=dict)
+    poller: asyncio.Task[None] | None = None
+
+
+class RolloutPool:
+    """Sends each request to the least loaded worker.
+
+    Requests made in one turn of the event loop travel together and join the engine's batch at the same step. So a
+    batch of single-turn rollouts is computed in the same composition every time, which makes runs repeatable.
+    ``run`` runs a coroutine on the one event loop that all calls share.
+    """
+
+    def __init__(
+        self, actors: Sequence[Any], *, deadline_s: float, run: Callable[[Coroutine[Any, Any, Any]], Any]
+    ) -> None:
+        self._workers = [_Worker(f"rollout worker {i}", actor) for i, actor in enumerate(actors)]
+        self._deadline_s = deadline_s
+        self._run = run
+        self._count = 0
+
+    async def sample(self, request: SampleRequest) -> Sample:
+        """See ``rl.protocols.Engine``."""
+        worker = min(self._workers, key=lambda w: len(w.waiting))
+        return await self._send(worker, request)
+
+    async def _send(self, worker: _Worker, request: SampleRequest) -> Sample:
+        loop = asyncio.get_running_loop()
+        self._count += 1
+        request_id = str(self._count)
+        answer: asyncio.Future[Sample] = loop.create_future()
+        worker.waiting[request_id] = answer
+        worker.outbox.append((request_id, request))
+        if len(worker.outbox) == 1:
+            loop.call_soon(self._flush, worker)
+        return await answer
+
+    def _flush(self, worker: _Worker) -> None:
+        requests, worker.outbox = worker.outbox, []
+        worker.actor.submit.remote(requests)
+        if worker.poller is None or worker.poller.done():
+            worker.poller = asyncio.get_running_loop().create_task(self._poll(worker))
+
+    async def _poll(self, worker: _Worker) -> None:
+        """Fetch answers until none is owed; fail everything that waits if the worker dies or falls silent."""
+        heard = time.monotonic()
+        try:
+            while worker.waiting:
+                answers = await asyncio.wait_for(
+                    _awaitable(worker.actor.poll.remote(POLL_S)), timeout=self._deadline_s + POLL_S
+                )
+                if answers:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > self._deadline_s:
+                    raise WorkerFailedError(
+                        f"{worker.name} finished nothing for {self._deadline_s:.0f} s (rollout.deadline_s) while it "
+                        f"owed {len(worker.waiting)} answers"
+                    )
+                for request_id, sample in answers:
+                    worker.waiting.pop(request_id).set_result(sample)
+        except Exception as error:  # noqa: BLE001 - whatever it was, everyone who waits must hear of it
+            failure = error if isinstance(error, WorkerFailedError) else translate(worker.name, error)
+            waiting, worker.waiting = worker.waiting, {}
+            for answer in waiting.values():
+                if not answer.done():
+                    answer.set_exception(failure)
+
+    def load_weights(self, version: WeightVersion, handles: Sequence[Any]) -> list[tuple[str, list[str]]]:
+        """See ``rl.protocols.WeightSink``."""
+        return wait_all(
+            {w.name: w.actor.load_weights.remote(version, list(handles)) for w in self._workers},
+            deadline_s=self._deadline_s,
+        )
+
+    def probe(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
+        """See ``rl.protocols.WeightSink``."""
+
+        async def ask() -> list[list[Sample]]:
+            return list(
+                await asyncio.gather(
+                    *(asyncio.gather(*(self._send(worker, r) for r in requests)) for worker in self._workers)
+                )
+            )
+
+        answers: list[list[Sample]] = self._run(ask())
+        return answers
+
+    def trace(self, engine: int, token_ids: Sequence[int]) -> Mapping[str, Any]:
+        """See ``rl.protocols.WeightSink``."""
+        worker = self._workers[engine]
+        (result,) = wait_all({worker.name: worker.actor.trace.remote(list(token_ids))}, deadline_s=self._deadline_s)
+        return dict(result)
+
+
+async def _awaitable(ref: Any) -> Any:
+    return await asyncio.wrap_future(ref.future())

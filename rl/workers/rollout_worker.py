@@ -1,0 +1,174 @@
+"""A rollout worker: one vLLM engine in one Ray actor, stepped by one thread.
+
+Requests may come at any time and join the running batch at the engine's next step; each answer is ready when its own
+last token is sampled. All calls into the engine happen on the stepping thread.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from rl.types import Sample, SampleRequest, WeightVersion
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What an engine is started with; see ``RolloutConfig`` and ``ModelConfig`` for the meaning."""
+
+    model: str
+    context: int
+    concurrency: int
+    stop_token_ids: Sequence[int]
+    kv_cache_gib: float
+    gpu_memory_share: float
+    tensor_parallel: int
+    enforce_eager: bool
+    seed: int
+    threads: int | None
+
+
+class RolloutWorker:
+    """The actor. ``submit`` and ``poll`` are the two halves of sampling; the rest runs between requests."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        from rl.workers import vllm_compat
+
+        vllm_compat.prepare_environment(threads=options.threads)
+        self._inbox: queue.SimpleQueue[list[tuple[str, SampleRequest]] | tuple[Callable[[], Any], Future[Any]]] = (
+            queue.SimpleQueue()
+        )
+        self._finished: list[tuple[str, Sample]] = []
+        self._news = threading.Condition()
+        self._fault: str | None = None
+        self._version = -1
+        self._submitted: dict[str, float] = {}
+        started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(options, started), daemon=True, name="engine")
+        self._thread.start()
+        started.result()
+
+    def ready(self) -> int:
+        """Process id; returns once the engine has started."""
+        return os.getpid()
+
+    def submit(self, requests: list[tuple[str, SampleRequest]]) -> None:
+        """Queue requests under new ids. All of one call join the batch at the same step."""
+        self._inbox.put(requests)
+
+    def poll(self, timeout_s: float) -> list[tuple[str, Sample]]:
+        """Answers finished since the last poll; waits up to ``timeout_s`` for the first. Raises if the engine did."""
+        with self._news:
+            self._news.wait_for(lambda: self._finished or self._fault, timeout=timeout_s)
+            if self._fault is not None:
+                raise RuntimeError(self._fault)
+            out, self._finished = self._finished, []
+            return out
+
+    def load_weights(self, version: WeightVersion, handles: list[Any]) -> tuple[str, list[str]]:
+        """Fetch, check and load a version; wait for running requests first.
+
+        Returns the digest of the bytes that were loaded and the engine parameters that received nothing.
+        """
+        import ray
+
+        from rl.weights.buckets import bucket_digest, total_digest, unpack
+
+        datas = ray.get(handles)
+        digests = [bucket_digest(s.tensors, data) for s, data in zip(version.buckets, datas, strict=True)]
+        tensors = {
+            name: tensor.clone()
+            for spec, data in zip(version.buckets, datas, strict=True)
+            for name, tensor in unpack(spec, data.copy())
+        }
+
+        def load() -> list[str]:
+            empty: list[str] = self._engine.load_weights(tensors)
+            self._version = version.number
+            return empty
+
+        return total_digest(digests), self._on_engine(load)
+
+    def trace(self, token_ids: list[int]) -> dict[str, Any]:
+        return self._on_engine(lambda: self._engine.trace(token_ids))
+
+    def _on_engine(self, call: Callable[[], Any]) -> Any:
+        done: Future[Any] = Future()
+        self._inbox.put((call, done))
+        return done.result()
+
+    def _run(self, options: EngineOptions, started: Future[None]) -> None:
+        try:
+            from rl.workers.vllm_compat import Engine
+
+            self._engine = Engine(
+                options.model,
+                max_model_len=options.context,
+                max_concurrency=options.concurrency,
+                stop_token_ids=options.stop_token_ids,
+                kv_cache_gib=options.kv_cache_gib,
+                gpu_memory_share=options.gpu_memory_share,
+                tensor_parallel=options.tensor_parallel,
+                enforce_eager=options.enforce_eager,
+                load_format="auto",
+                seed=options.seed,
+            )
+        except BaseException as error:  # noqa: BLE001 - handed to whoever started the worker
+            started.set_exception(error)
+            return
+        started.set_result(None)
+        try:
+            while True:
+                self._admit()
+                if self._engine.busy:
+                    self._publish(self._engine.step())
+        except Exception:  # noqa: BLE001 - the thread must not die silently: every later poll reports it
+            with self._news:
+                self._fault = traceback.format_exc()
+                self._news.notify_all()
+
+    def _admit(self) -> None:
+        """Take what waits in the inbox; block if there is nothing else to do."""
+        while not self._inbox.empty() or not self._engine.busy:
+            item = self._inbox.get()
+            if isinstance(item, list):
+                now = time.monotonic()
+                for request_id, request in item:
+                    self._engine.add(request_id, request)
+                    self._submitted[request_id] = now
+                continue
+            call, done = item
+            while self._engine.busy:
+                self._publish(self._engine.step())
+            try:
+                done.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - belongs to the caller
+                done.set_exception(error)
+
+    def _publish(self, answers: Sequence[Any]) -> None:
+        if not answers:
+            return
+        now = time.monotonic()
+        samples = [
+            (
+                a.request_id,
+                Sample(
+                    token_ids=a.token_ids,
+                    logprobs=a.logprobs,
+                    stopped=a.stopped,
+                    policy_version=self._version,
+                    generate_s=now - self._submitted.pop(a.request_id),
+                ),
+            )
+            for a in answers
+        ]
+        with self._news:
+            self._finished.extend(samples)
+            self._news.notify_all()

@@ -1,0 +1,115 @@
+"""The driver's view of all trainer ranks: one trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rl.batch import TrainBatch, make_batch, weigh
+from rl.errors import WeightMismatchError
+from rl.packing import split_evenly
+from rl.types import RolloutGroup, WeightVersion
+from rl.workers.calls import wait_all
+
+
+class TrainerGroup:
+    """Implements ``rl.protocols.Trainer`` and ``WeightSource`` over the ranks' actors.
+
+    ``rate`` maps the number of an optimizer step, from 0, to its learning rate.
+    """
+
+    def __init__(
+        self,
+        actors: Sequence[Any],
+        *,
+        advantage: Callable[[Tensor], Tensor],
+        rate: Callable[[int], float],
+        updates_per_iteration: int,
+        micro_batch_tokens: int,
+        deadline_s: float,
+    ) -> None:
+        self._actors = actors
+        self._advantage = advantage
+        self._rate = rate
+        self._updates = updates_per_iteration
+        self._micro_batch_tokens = micro_batch_tokens
+        self._deadline_s = deadline_s
+        self.version = 0
+
+    def _all(self, method: str, *arguments: Any) -> list[Any]:
+        calls = {f"trainer rank {i}": getattr(a, method).remote(*arguments) for i, a in enumerate(self._actors)}
+        return wait_all(calls, deadline_s=self._deadline_s)
+
+    def update(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """One iteration's optimizer steps on these groups, which the present weights must have sampled.
+
+        Raises ``WeightMismatchError`` if another version sampled any of them.
+        """
+        self._check_versions(groups)
+        batches = [
+            self._batch([groups[i] for i in part]) for part in split_evenly(len(groups), self._updates)
+        ]
+        batches = [batch for batch in batches if batch.sequences]
+        if not batches:
+            return {"optim/skipped_updates": float(self._updates)}
+        rates = [self._rate(self.version + i) for i in range(len(batches))]
+        calls = {
+            f"trainer rank {i}": actor.update.remote([batch.micro_batches[i] for batch in batches], rates)
+            for i, actor in enumerate(self._actors)
+        }
+        ranks = wait_all(calls, deadline_s=self._deadline_s)
+        self.version += len(batches)
+        tokens = sum(batch.tokens for batch in batches)
+        return _combine(ranks, updates=len(batches)) | {
+            "optim/learning_rate": rates[-1],
+            "optim/skipped_updates": float(self._updates - len(batches)),
+            "perf/train_tokens": float(tokens),
+            "perf/micro_batches": float(sum(len(b.micro_batches[0]) for b in batches)),
+        }
+
+    def _batch(self, groups: Sequence[RolloutGroup]) -> TrainBatch:
+        sequences = weigh(groups, self._advantage)
+        return make_batch(sequences, ranks=len(self._actors), max_tokens=self._micro_batch_tokens)
+
+    def _check_versions(self, groups: Sequence[RolloutGroup]) -> None:
+        versions = {s.policy_version for g in groups for r in g.rollouts for s in r.segments if s.from_model}
+        if versions - {self.version}:
+            raise WeightMismatchError(
+                f"all rollouts must be sampled by version {self.version}, the trainer's, got {sorted(versions, key=str)}"
+            )
+
+    def export(self) -> tuple[WeightVersion, Sequence[Any]]:
+        exported: tuple[WeightVersion, Sequence[Any]] = self._all("export", self.version)[0]
+        return exported
+
+    def logprobs(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        result: list[list[float]] = self._all("logprobs", [(list(p), list(c)) for p, c in sequences])[0]
+        return result
+
+    def trace(self, token_ids: Sequence[int]) -> Mapping[str, Tensor]:
+        result: Mapping[str, Tensor] = self._all("trace", list(token_ids))[0]
+        return result
+
+    def save(self, folder: Path) -> None:
+        self._all("save", str(folder))
+
+    def load(self, folder: Path, *, version: int) -> None:
+        self._all("load", str(folder))
+        self.version = version
+
+
+def _combine(ranks: Sequence[Mapping[str, float]], *, updates: int) -> dict[str, float]:
+    """Losses add up over ranks and are averaged over updates; logprob gaps are averaged over tokens."""
+    metrics = {
+        name: sum(rank[name] for rank in ranks) / updates for name in ranks[0] if name.startswith("loss/")
+    }
+    count = sum(rank["gap_count"] for rank in ranks)
+    return metrics | {
+        "optim/grad_norm": ranks[0]["grad_norm"],
+        "rollout/logprob_gap/mean": sum(rank["gap_sum"] for rank in ranks) / max(1.0, count),
+        "rollout/logprob_gap/max": max(rank["gap_max"] for rank in ranks),
+        "perf/trainer_balance": sum(r["busy_s"] for r in ranks) / (len(ranks) * max(r["busy_s"] for r in ranks)),
+    }

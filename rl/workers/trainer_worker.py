@@ -1,0 +1,284 @@
+"""A trainer rank: one DeepSpeed engine in one Ray actor."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.batch import MicroBatch
+from rl.logprobs import token_logprobs
+from rl.losses import LossInputs, LossOutputs
+from rl.types import WeightVersion
+from rl.weights.buckets import describe, pack
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """What a rank is started with; see ``TrainerConfig`` for the meaning."""
+
+    model: str
+    ranks: int
+    zero_stage: int
+    learning_rate: float
+    adam_betas: tuple[float, float]
+    weight_decay: float
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    loss: Callable[[LossInputs], LossOutputs]
+    temperature: float
+    bucket_bytes: int
+    seed: int
+    threads: int | None
+
+
+class TrainerWorker:
+    """The actor. Every method is called on all ranks at once, because each takes part in collectives."""
+
+    def __init__(self, rank: int, options: TrainerOptions) -> None:
+        self._rank = rank
+        self._options = options
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+
+    def address(self) -> tuple[str, int]:
+        """Host and a free port of this rank, for the others to meet at."""
+        import ray
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return ray.util.get_node_ip_address(), free.getsockname()[1]
+
+    def start(self, host: str, port: int) -> None:
+        """Join the other ranks, load the model and shard it. Raises ``ValueError`` for a model that cannot load."""
+        options = self._options
+        on_gpu = torch.cuda.is_available()
+        os.environ.update(
+            RANK=str(self._rank), WORLD_SIZE=str(options.ranks), LOCAL_RANK="0", MASTER_ADDR=host, MASTER_PORT=str(port)
+        )
+        if not on_gpu:
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
+        torch.manual_seed(options.seed)
+        model = load_policy(options.model, gradient_checkpointing=options.gradient_checkpointing)
+        if options.zero_stage == 3:
+            _keep_experts_whole(model)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=options.learning_rate, betas=options.adam_betas, weight_decay=options.weight_decay
+        )
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_deepspeed_config(options))
+        self._device = self._engine.device
+
+    def update(self, batches: Sequence[Sequence[MicroBatch]], rates: Sequence[float]) -> dict[str, float]:
+        """One optimizer step per batch, at the learning rates given; returns this rank's share of the metrics.
+
+        ``batches[i]`` are this rank's micro-batches of update i. pi_old is the policy as it is now: for the first
+        update it is the policy being differentiated, for the others its logprobs are computed before the first step.
+        """
+        started = time.monotonic()
+        self._engine.eval()
+        with torch.no_grad():
+            later = [[self._logprobs(micro) for micro in batch] for batch in batches[1:]]
+        self._engine.train()
+        olds: list[list[Tensor] | None] = [None, *later]
+        sums = _Sums()
+        for batch, old, rate in zip(batches, olds, rates, strict=True):
+            for group in self._engine.optimizer.param_groups:
+                group["lr"] = rate
+            for step, micro in enumerate(batch):
+                self._engine.set_gradient_accumulation_boundary(step == len(batch) - 1)
+                logprobs_T = self._logprobs(micro)
+                old_T = logprobs_T.detach() if old is None else old[step]
+                outputs = self._options.loss(self._loss_inputs(micro, logprobs_T, old_T))
+                # DeepSpeed averages gradients over ranks; the loss is a sum over all of them.
+                self._engine.backward(outputs.loss * self._options.ranks)
+                self._engine.step()
+                sums.add(outputs, old_T, torch.from_numpy(micro.sampler_logprobs_T).to(self._device), micro)
+            sums.grad_norms.append(float(self._engine.get_global_grad_norm() or 0.0))
+        return sums.metrics() | {"busy_s": time.monotonic() - started}
+
+    def _logprobs(self, micro: MicroBatch) -> Tensor:
+        ids_N = torch.from_numpy(micro.token_ids_N).to(self._device)
+        at_T = torch.from_numpy(micro.predict_at_T).to(self._device)
+        logits_TV = self._forward(ids_N, micro.lengths_S, at_T)
+        return token_logprobs(logits_TV, ids_N[at_T + 1], temperature=self._options.temperature)
+
+    def _forward(self, ids_N: Tensor, lengths_S: Sequence[int] | np.ndarray, at_T: Tensor) -> Tensor:
+        from rl.attention import packed_rows
+
+        lengths = [int(n) for n in lengths_S]
+        positions_N = torch.cat([torch.arange(n) for n in lengths]).to(self._device)
+        logits: Tensor = self._engine(
+            input_ids=ids_N[None],
+            position_ids=positions_N[None],
+            packed_rows=packed_rows(lengths, self._device),
+            logits_to_keep=at_T,
+            use_cache=False,
+        ).logits[0]
+        return logits
+
+    def _loss_inputs(self, micro: MicroBatch, logprobs_T: Tensor, old_T: Tensor) -> LossInputs:
+        return LossInputs(
+            logprobs_T=logprobs_T,
+            old_logprobs_T=old_T,
+            seq_ids_T=torch.from_numpy(micro.seq_ids_T).to(self._device),
+            advantages_S=torch.from_numpy(micro.advantages_S).to(self._device),
+            weights_S=torch.from_numpy(micro.weights_S).to(self._device),
+        )
+
+    def logprobs(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """Logprobs at temperature 1 of each continuation after its prompt."""
+        self._engine.eval()
+        ids = [[*prompt, *continuation] for prompt, continuation in sequences]
+        starts = np.cumsum([0, *map(len, ids)])
+        at = [
+            starts[i] + len(prompt) - 1 + t
+            for i, (prompt, continuation) in enumerate(sequences)
+            for t in range(len(continuation))
+        ]
+        ids_N, at_T = torch.tensor(sum(ids, [])).to(self._device), torch.tensor(at).to(self._device)
+        with torch.no_grad():
+            logits_TV = self._forward(ids_N, [len(row) for row in ids], at_T)
+            flat = token_logprobs(logits_TV, ids_N[at_T + 1], temperature=1.0).tolist()
+        parts = iter(flat)
+        return [[next(parts) for _ in continuation] for _, continuation in sequences]
+
+    def trace(self, token_ids: Sequence[int]) -> dict[str, Tensor]:
+        """Output of every sub-module for one prompt, by module name."""
+        outputs: dict[str, Tensor] = {}
+
+        def recorder(name: str) -> Callable[..., None]:
+            def hook(_module: torch.nn.Module, _inputs: object, output: Any) -> None:
+                first = output[0] if isinstance(output, tuple) else output
+                if isinstance(first, Tensor):
+                    outputs[name] = first.detach().float().cpu()
+
+            return hook
+
+        modules = [(name, module) for name, module in self._engine.module.named_modules() if name]
+        hooks = [module.register_forward_hook(recorder(name)) for name, module in modules]
+        self._engine.eval()
+        ids_N = torch.tensor(token_ids).to(self._device)
+        with torch.no_grad():
+            self._forward(ids_N, [len(ids_N)], torch.arange(len(ids_N)).to(self._device))
+        for hook in hooks:
+            hook.remove()
+        return outputs
+
+    def export(self, number: int) -> tuple[WeightVersion, list[Any]] | None:
+        """The present weights in checkpoint format, in Ray's object store. Only rank 0 returns something."""
+        import ray
+        from transformers.core_model_loading import revert_weight_conversion
+
+        gathered = dict(self._gather())
+        if self._rank != 0:
+            return None
+        tensors = revert_weight_conversion(self._engine.module, gathered)
+        buckets = list(pack(tensors.items(), bucket_bytes=self._options.bucket_bytes))
+        return describe(number, [spec for spec, _ in buckets]), [ray.put(data) for _, data in buckets]
+
+    def _gather(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole tensors by the module's own names; on ranks other than 0 only the gathering happens."""
+        import deepspeed
+
+        module = self._engine.module
+        kept = set(module.state_dict().keys()) if self._options.zero_stage < 3 else None
+        for name, parameter in module.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self._options.zero_stage == 3):
+                if self._rank == 0:
+                    yield name, parameter.detach().clone()
+        for name, buffer in module.named_buffers():
+            owner, _, leaf = name.rpartition(".")
+            persistent = leaf not in module.get_submodule(owner)._non_persistent_buffers_set
+            if self._rank == 0 and persistent and (kept is None or name in kept):
+                yield name, buffer.detach().clone()
+
+    def save(self, folder: str) -> None:
+        """Write optimizer state and fp32 weights, each rank its share."""
+        self._engine.save_checkpoint(folder, tag="trainer", exclude_frozen_parameters=False)
+
+    def load(self, folder: str) -> None:
+        """Read what ``save`` wrote with the same number of ranks and ZeRO stage."""
+        path, _ = self._engine.load_checkpoint(folder, tag="trainer")
+        if path is None:
+            raise ValueError(f"{folder} must hold a checkpoint of this trainer, got none that can be read")
+
+
+class _Sums:
+    """Metrics of one rank, as sums and maxima that the driver adds up."""
+
+    def __init__(self) -> None:
+        self._loss: dict[str, float] = {"loss/total": 0.0}
+        self._gap = self._gap_max = 0.0
+        self._count = 0
+        self.grad_norms: list[float] = []
+
+    def add(self, outputs: LossOutputs, old_T: Tensor, sampler_T: Tensor, micro: MicroBatch) -> None:
+        self._loss["loss/total"] += float(outputs.loss.detach())
+        for name, value in outputs.metrics.items():
+            self._loss[name] = self._loss.get(name, 0.0) + float(value)
+        if not micro.weights_S.any():
+            return
+        gaps_T = (old_T - sampler_T).abs()
+        self._gap += float(gaps_T.sum())
+        self._gap_max = max(self._gap_max, float(gaps_T.max()))
+        self._count += len(gaps_T)
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            **self._loss,
+            "gap_sum": self._gap,
+            "gap_max": self._gap_max,
+            "gap_count": float(self._count),
+            "grad_norm": sum(self.grad_norms) / len(self.grad_norms),
+        }
+
+
+def load_policy(path: str, *, gradient_checkpointing: bool) -> Any:
+    """The policy in bf16, with packed attention and grouped expert matrix products."""
+    from transformers import AutoModelForCausalLM
+
+    from rl import attention
+
+    attention.register()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, attn_implementation="packed")
+    except OSError as error:
+        raise ValueError(f"model.path must be a model that transformers can load, got {path}: {error}") from error
+    if any(name.endswith(".experts") for name, _ in model.named_modules()):
+        model.set_experts_implementation("grouped_mm")
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _keep_experts_whole(model: torch.nn.Module) -> None:
+    """Let ZeRO-3 gather a MoE block as one: ranks route differently, so finer hooks would wait for each other."""
+    from deepspeed.utils import set_z3_leaf_modules
+
+    blocks = {type(module) for module in model.modules() if hasattr(module, "experts")}
+    if blocks:
+        set_z3_leaf_modules(model, list(blocks))
+
+
+def _deepspeed_config(options: TrainerOptions) -> Mapping[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": {"stage": options.zero_stage},
+        "bf16": {"enabled": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "gradient_clipping": options.max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }

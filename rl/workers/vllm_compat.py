@@ -1,0 +1,217 @@
+"""Everything that depends on vLLM's version, in one place. Serves vLLM 0.25 to 0.32.
+
+The engine runs in the calling process and is driven by :meth:`Engine.step`. Work that must happen beside the
+model (receiving weights) is in :class:`WeightReceiver`, which vLLM mixes into each of its workers, so that it
+also reaches tensor-parallel workers in other processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rl.types import SampleRequest
+
+
+def prepare_environment(*, threads: int | None) -> None:
+    """Set what vLLM reads from the environment. Call before vLLM is imported, in the process that will run it."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What the engine says of a request that ended."""
+
+    request_id: str
+    token_ids: list[int]
+    logprobs: list[float]
+    stopped: bool
+
+
+class Engine:
+    """A vLLM engine that takes and returns tokens."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        max_model_len: int,
+        max_concurrency: int,
+        stop_token_ids: Sequence[int],
+        kv_cache_gib: float | None,
+        gpu_memory_share: float,
+        tensor_parallel: int,
+        enforce_eager: bool,
+        load_format: str,
+        seed: int,
+    ) -> None:
+        from vllm import EngineArgs, LLMEngine
+
+        on_cpu = not torch.cuda.is_available()
+        arguments: dict[str, Any] = dict(
+            model=model,
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            dtype="bfloat16",
+            seed=seed,
+            load_format=load_format,
+            max_model_len=max_model_len,
+            max_num_seqs=max_concurrency,
+            # Prompts are never cut into chunks: on a CPU, vLLM 0.32 cannot combine chunks with per-request seeds.
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=max(max_model_len, 8192),
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+            enforce_eager=enforce_eager,
+            tensor_parallel_size=tensor_parallel,
+            gpu_memory_utilization=gpu_memory_share,
+            worker_extension_cls="rl.workers.vllm_compat.WeightReceiver",
+        )
+        if on_cpu:
+            arguments["kv_cache_memory_bytes"] = int((kv_cache_gib or 1.0) * 2**30)
+            if tensor_parallel == 1:
+                arguments["distributed_executor_backend"] = "uni"
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        self._stop_token_ids = list(stop_token_ids)
+
+    def add(self, request_id: str, request: SampleRequest) -> None:
+        """Queue a request. The id must be new."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=request.temperature,
+            seed=request.seed if request.temperature > 0 else None,
+            max_tokens=request.max_tokens,
+            stop_token_ids=[] if request.ignore_eos else self._stop_token_ids,
+            ignore_eos=request.ignore_eos,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._engine.add_request(request_id, {"prompt_token_ids": list(request.prompt_ids)}, params)
+
+    def step(self) -> list[Finished]:
+        """Advance every running request by one token; return those that ended."""
+        finished = []
+        for output in self._engine.step():
+            if not output.finished:
+                continue
+            answer = output.outputs[0]
+            finished.append(
+                Finished(
+                    request_id=output.request_id,
+                    token_ids=list(answer.token_ids),
+                    logprobs=_chosen_logprobs(answer.logprobs, len(answer.token_ids)),
+                    stopped=answer.finish_reason == "stop",
+                )
+            )
+        return finished
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is unfinished."""
+        return self._engine.has_unfinished_requests()
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Forget these requests."""
+        self._engine.abort_request(list(request_ids))
+
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+        """Replace the weights, given under their checkpoint names.
+
+        Returns the names of engine parameters that received nothing. Must not be called while ``busy``. Cached
+        prefixes of the old weights are dropped.
+        """
+        missing = self._engine.collective_rpc("receive_weights", args=(tensors,))
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("the engine kept its prefix cache, because requests were still running")
+        return sorted({name for worker in missing for name in worker})
+
+    def trace(self, token_ids: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Output of every sub-module for one prompt, by module name; to find where two models part."""
+        self._engine.collective_rpc("start_trace")
+        self.add("trace", SampleRequest(prompt_ids=token_ids, max_tokens=1, temperature=0.0, seed=0))
+        while self.busy:
+            self.step()
+        return self._engine.collective_rpc("stop_trace")[0]
+
+
+def _chosen_logprobs(logprobs: Any, count: int) -> list[float]:
+    """The sampled tokens' logprobs out of vLLM's flat list, where each token may be followed by the top one."""
+    starts = getattr(logprobs, "start_indices", None)
+    if starts is None:
+        raise RuntimeError("the engine returned no flat logprobs: this vLLM version is not supported")
+    return [logprobs.logprobs[start] for start in starts[:count]]
+
+
+DERIVED = ("W_UV", "W_UK_T")
+"""Parameters that vLLM computes from others after loading (latent attention's two halves of ``kv_b_proj``)."""
+
+
+class WeightReceiver:
+    """Mixed into vLLM's workers: replaces the model's weights in place."""
+
+    model_runner: Any
+
+    def receive_weights(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+        """Load checkpoint-format tensors; return the names of parameters that received nothing."""
+        model = self.model_runner.get_model()
+        expected = {name for name, _ in model.named_parameters()}
+        loaded: set[str] = set()
+        load_weights = model.load_weights
+
+        def recording(weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+            loaded.update(load_weights(weights))
+            return loaded
+
+        model.load_weights = recording
+        try:
+            self.model_runner.reload_weights(weights_iterator=iter(tensors.items()))
+        finally:
+            del model.load_weights
+        self._repack_experts(model)
+        return sorted(name for name in expected - loaded if name.rpartition(".")[2] not in DERIVED)
+
+    @staticmethod
+    def _repack_experts(model: torch.nn.Module) -> None:
+        # vLLM packs the experts into the kernel's own layout when the kernel is built, and does not do it again
+        # on a reload (seen in 0.32 on CPU): without this the experts would stay those of the first load.
+        for module in model.modules():
+            kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+            experts = getattr(kernel, "fused_experts", None)
+            if experts is not None and hasattr(experts, "process_weights_after_loading"):
+                experts.process_weights_after_loading(module)
+
+    def start_trace(self) -> None:
+        self._trace: dict[str, torch.Tensor] = {}
+        self._hooks = [
+            module.register_forward_hook(self._record(name))
+            for name, module in self.model_runner.get_model().named_modules()
+            if name
+        ]
+
+    def _record(self, name: str) -> Any:
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if isinstance(first, torch.Tensor):
+                self._trace[name] = first.detach().float().cpu().clone()
+
+        return hook
+
+    def stop_trace(self) -> dict[str, torch.Tensor]:
+        for hook in self._hooks:
+            hook.remove()
+        return self._trace
+

@@ -1,0 +1,130 @@
+"""The ``closedloop`` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rl.errors import RunInterrupted, WeightMismatchError, WorkerFailedError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit codes: 0 done, 1 failed on the way, 2 wrong input, 130 stopped on request."""
+    sys.path.insert(0, os.getcwd())
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except ValueError as error:
+        if os.environ.get("CLOSEDLOOP_TRACEBACK"):
+            raise
+        print(f"closedloop: {error}", file=sys.stderr)
+        return 2
+    except (WorkerFailedError, WeightMismatchError) as error:
+        print(f"closedloop: {error}", file=sys.stderr)
+        return 1
+    except RunInterrupted as error:
+        print(f"closedloop: {error}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("closedloop: stopped at once; the last checkpoint is intact", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="closedloop", description="RL post-training of language models.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="run the main job",
+        description="Run the main job with the settings of conf/config.yaml and these overrides.",
+        epilog=_settings(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, for example iterations=10")
+    train.add_argument("--config-dir", help="folder with group files and experiments of your own")
+    train.add_argument("--print-config", action="store_true", help="print the composed settings and stop")
+    train.set_defaults(run=_train)
+
+    doctor = commands.add_parser("doctor", help="what is installed, what works, and what to do about the rest")
+    doctor.set_defaults(run=_doctor)
+
+    export = commands.add_parser("export", help="write a run's policy as a Hugging Face folder")
+    export.add_argument("run_folder", type=Path, help="for example runs/quickstart")
+    export.add_argument("target", type=Path, help="folder to create")
+    export.set_defaults(run=_export)
+
+    plot = commands.add_parser("plot", help="draw the reward curves of one or more runs")
+    plot.add_argument("run_folders", type=Path, nargs="+")
+    plot.add_argument("--output", type=Path, default=Path("curve.png"), help="picture to write (default: curve.png)")
+    plot.set_defaults(run=_plot)
+
+    bench = commands.add_parser("bench", help="measure one part against the plain library")
+    bench.add_argument("part", choices=("rollout", "train"))
+    bench.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as for train")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _settings() -> str:
+    from rl.compose import CONF, option_paths
+
+    groups = [
+        f"  {folder.name}={'|'.join(sorted(p.stem for p in folder.glob('*.yaml')))}"
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir()
+    ]
+    paths = "\n".join(f"  {path}" for path in option_paths())
+    return "choices:\n" + "\n".join(groups) + "\n\nsettings (explained in rl/config.py):\n" + paths
+
+
+def _train(options: argparse.Namespace) -> int:
+    from rl.compose import load_config
+
+    config = load_config(options.overrides, config_dir=options.config_dir)
+    if options.print_config:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(OmegaConf.structured(config)))
+        return 0
+    from rl.launch import train
+
+    train(config)
+    return 0
+
+
+def _doctor(_options: argparse.Namespace) -> int:
+    from scripts.doctor import examine
+
+    return examine()
+
+
+def _export(options: argparse.Namespace) -> int:
+    from scripts.export import export
+
+    export(options.run_folder, options.target)
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from scripts.plot import plot
+
+    plot(options.run_folders, options.output)
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from rl.compose import load_config
+    from scripts import bench
+
+    measure = {"rollout": bench.rollout, "train": bench.train}[options.part]
+    return measure(load_config(options.overrides))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
