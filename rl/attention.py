@@ -70,8 +70,8 @@ def packed_attention(
     short_on_cpu = query.device.type == "cpu" and packed_rows.width <= SHORT_ROW
     with sdpa_kernel(SDPBackend.MATH) if short_on_cpu else nullcontext():
         out = functional.scaled_dot_product_attention(
-            pad(query),
-            pad(key),
+            pad(query.to(value.dtype)),
+            pad(key.to(value.dtype)),
             pad(value),
             is_causal=True,
             scale=scaling,

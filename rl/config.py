@@ -25,6 +25,13 @@ class Placement(StrEnum):
     """Each on GPUs of its own."""
 
 
+class Dtype(StrEnum):
+    """What an engine computes in. Published weights are bf16 in either case."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
 class Resume(StrEnum):
     auto = "auto"
     """Continue from the newest complete checkpoint of the run folder, or start if there is none."""
@@ -65,6 +72,7 @@ class RolloutConfig:
     temperature: float = 1.0
     workers: int = 1
     """Engines."""
+    dtype: Dtype = Dtype.bfloat16
     concurrency: int = 256
     """Sequences that one engine works on at once."""
     tensor_parallel: int = 1
@@ -88,10 +96,10 @@ class TrainerConfig:
     ranks: int = 2
     zero_stage: int = 1
     micro_batch_tokens: int = 4096
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
+    learning_rate: float = 4e-4
+    schedule: str = "cosine"
     warmup_updates: int = 0
-    floor: float = 0.0
+    floor: float = 0.1
     """Lowest learning rate, as a share of the peak."""
     adam_betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
@@ -105,12 +113,12 @@ class TrainerConfig:
 @dataclass
 class WeightsConfig:
     bucket_mib: int = 64
-    probe_prompts: int = 4
-    probe_tokens: int = 16
+    probe_prompts: int = 8
+    probe_tokens: int = 24
     """Most tokens decoded, greedily, after each probe prompt."""
     max_mean_difference: float = 0.01
     """Largest mean |engine - trainer| logprob over the probe that still counts as agreement."""
-    max_difference: float = 0.25
+    max_difference: float = 0.05
     """Largest single |engine - trainer| logprob that still counts as agreement."""
 
 
@@ -160,7 +168,7 @@ class Config:
     folder: str = "runs/${name}"
     """Everything the run writes goes here."""
     seed: int = 0
-    iterations: int = 40
+    iterations: int = 30
     resume: Resume = Resume.auto
     model: ModelConfig = field(default_factory=ModelConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)

@@ -199,6 +199,7 @@ def _workers(config: Config, parts: Parts, console: ConsoleTracker) -> Iterator[
         engines, engines_up = placement.start_rollout_workers(
             EngineOptions(
                 model=config.model.path,
+                dtype=rollout.dtype.value,
                 context=config.model.context,
                 concurrency=rollout.concurrency,
                 stop_token_ids=parts.chat.stop_token_ids,

@@ -24,6 +24,7 @@ class EngineOptions:
     """What an engine is started with; see ``RolloutConfig`` and ``ModelConfig`` for the meaning."""
 
     model: str
+    dtype: str
     context: int
     concurrency: int
     stop_token_ids: Sequence[int]
@@ -110,6 +111,7 @@ class RolloutWorker:
 
             self._engine = Engine(
                 options.model,
+                dtype=options.dtype,
                 max_model_len=options.context,
                 max_concurrency=options.concurrency,
                 stop_token_ids=options.stop_token_ids,

@@ -16,6 +16,7 @@ from torch import Tensor
 from rl.batch import MicroBatch
 from rl.logprobs import token_logprobs
 from rl.losses import LossInputs, LossOutputs
+from rl.precision import fp32_arithmetic
 from rl.types import WeightVersion
 from rl.weights.buckets import describe, pack
 
@@ -136,7 +137,7 @@ class TrainerWorker:
         )
 
     def logprobs(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
-        """Logprobs at temperature 1 of each continuation after its prompt."""
+        """Logprobs at temperature 1 of each continuation after its prompt, free of bf16 rounding."""
         self._engine.eval()
         ids = [[*prompt, *continuation] for prompt, continuation in sequences]
         starts = np.cumsum([0, *map(len, ids)])
@@ -146,7 +147,7 @@ class TrainerWorker:
             for t in range(len(continuation))
         ]
         ids_N, at_T = torch.tensor(sum(ids, [])).to(self._device), torch.tensor(at).to(self._device)
-        with torch.no_grad():
+        with torch.no_grad(), fp32_arithmetic(self._engine.module):
             logits_TV = self._forward(ids_N, [len(row) for row in ids], at_T)
             flat = token_logprobs(logits_TV, ids_N[at_T + 1], temperature=1.0).tolist()
         parts = iter(flat)
@@ -168,7 +169,7 @@ class TrainerWorker:
         hooks = [module.register_forward_hook(recorder(name)) for name, module in modules]
         self._engine.eval()
         ids_N = torch.tensor(token_ids).to(self._device)
-        with torch.no_grad():
+        with torch.no_grad(), fp32_arithmetic(self._engine.module):
             self._forward(ids_N, [len(ids_N)], torch.arange(len(ids_N)).to(self._device))
         for hook in hooks:
             hook.remove()
@@ -191,7 +192,6 @@ class TrainerWorker:
         import deepspeed
 
         module = self._engine.module
-        kept = set(module.state_dict().keys()) if self._options.zero_stage < 3 else None
         for name, parameter in module.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter], enabled=self._options.zero_stage == 3):
                 if self._rank == 0:
@@ -199,12 +199,18 @@ class TrainerWorker:
         for name, buffer in module.named_buffers():
             owner, _, leaf = name.rpartition(".")
             persistent = leaf not in module.get_submodule(owner)._non_persistent_buffers_set
-            if self._rank == 0 and persistent and (kept is None or name in kept):
+            if self._rank == 0 and persistent:
                 yield name, buffer.detach().clone()
 
     def save(self, folder: str) -> None:
-        """Write optimizer state and fp32 weights, each rank its share."""
-        self._engine.save_checkpoint(folder, tag="trainer", exclude_frozen_parameters=False)
+        """Write optimizer state and fp32 weights, each rank its share; rank 0 adds a Hugging Face folder, ``model``."""
+        from transformers import AutoTokenizer
+
+        self._engine.save_checkpoint(folder, tag="trainer")
+        gathered = dict(self._gather())
+        if self._rank == 0:
+            self._engine.module.save_pretrained(f"{folder}/model", state_dict=gathered)
+            AutoTokenizer.from_pretrained(self._options.model).save_pretrained(f"{folder}/model")
 
     def load(self, folder: str) -> None:
         """Read what ``save`` wrote with the same number of ranks and ZeRO stage."""

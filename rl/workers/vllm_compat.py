@@ -45,6 +45,7 @@ class Engine:
         self,
         model: str,
         *,
+        dtype: str,
         max_model_len: int,
         max_concurrency: int,
         stop_token_ids: Sequence[int],
@@ -62,7 +63,7 @@ class Engine:
             model=model,
             skip_tokenizer_init=True,
             generation_config="vllm",
-            dtype="bfloat16",
+            dtype=dtype,
             seed=seed,
             load_format=load_format,
             max_model_len=max_model_len,
@@ -81,6 +82,10 @@ class Engine:
             arguments["kv_cache_memory_bytes"] = int((kv_cache_gib or 1.0) * 2**30)
             if tensor_parallel == 1:
                 arguments["distributed_executor_backend"] = "uni"
+            if _has_latent_attention(model):
+                # vLLM 0.32's CPU kernel rotates only the first head of the [tokens, heads, size] queries that latent
+                # attention hands it; torch's own operators rotate all of them.
+                arguments["compilation_config"] = {"custom_ops": ["-rotary_embedding"]}
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._stop_token_ids = list(stop_token_ids)
 
@@ -146,6 +151,12 @@ class Engine:
         while self.busy:
             self.step()
         return self._engine.collective_rpc("stop_trace")[0]
+
+
+def _has_latent_attention(model: str) -> bool:
+    from transformers import AutoConfig
+
+    return getattr(AutoConfig.from_pretrained(model), "kv_lora_rank", None) is not None
 
 
 def _chosen_logprobs(logprobs: Any, count: int) -> list[float]:
