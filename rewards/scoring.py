@@ -18,10 +18,9 @@ def score(reward: RewardFunction, task: Task, rollout: Rollout) -> Score:
         return Score(value=0.0, error=f"env: {rollout.error}")
     try:
         result = reward(task, rollout)
+        result = result if isinstance(result, Score) else Score(value=float(result))
     except Exception as error:  # noqa: BLE001 - rewards are plugins: their faults are data
         return Score(value=0.0, error=f"reward: {error!r}")
-    if not isinstance(result, Score):
-        result = Score(value=float(result))
     if not math.isfinite(result.value):
         return Score(value=0.0, error=f"reward: value must be finite, got {result.value}")
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import netrc
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -64,10 +65,12 @@ class WandbTracker:
 def _mode(mode: WandbMode) -> Any:
     if mode is not WandbMode.auto:
         return mode.value
-    import netrc
+    return "online" if logged_in() else "offline"
 
+
+def logged_in() -> bool:
+    """Whether W&B has a key for its own server."""
     try:
-        logged_in = bool(os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators("api.wandb.ai"))
+        return bool(os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators("api.wandb.ai"))
     except (OSError, netrc.NetrcParseError):
-        logged_in = False
-    return "online" if logged_in else "offline"
+        return False

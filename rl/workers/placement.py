@@ -47,7 +47,7 @@ def start_rollout_workers(
     gpus = rollout.tensor_parallel if cluster.placement is Placement.separate else 0
     actor = ray.remote(num_cpus=0, num_gpus=gpus, max_concurrency=8, max_restarts=0)(RolloutWorker)
     actors = [
-        actor.options(runtime_env={"env_vars": _environment(options.threads)}).remote(options)
+        actor.options(runtime_env={"env_vars": environment(options.threads)}).remote(options)
         for _ in range(rollout.workers)
     ]
     return actors, {f"rollout worker {i}": a.ready.remote() for i, a in enumerate(actors)}
@@ -60,7 +60,7 @@ def start_trainer_workers(
     gpus = 1 if cluster.placement is Placement.separate else 0
     actor = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=0)(TrainerWorker)
     actors = [
-        actor.options(runtime_env={"env_vars": _environment(options.threads)}).remote(rank, options)
+        actor.options(runtime_env={"env_vars": environment(options.threads)}).remote(rank, options)
         for rank in range(options.ranks)
     ]
     (address,) = wait_all({"trainer rank 0": actors[0].address.remote()}, deadline_s=cluster.start_deadline_s)
@@ -78,7 +78,8 @@ def stop(actors: Sequence[Any]) -> None:
         ray.kill(actor)
 
 
-def _environment(threads: int | None) -> dict[str, str]:
+def environment(threads: int | None) -> dict[str, str]:
+    """Environment variables of a worker process."""
     variables = {"TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
     if threads is not None:
         variables["OMP_NUM_THREADS"] = str(threads)

@@ -38,6 +38,50 @@ class Finished:
     stopped: bool
 
 
+def engine_arguments(
+    model: str,
+    *,
+    dtype: str,
+    max_model_len: int,
+    max_concurrency: int,
+    kv_cache_gib: float,
+    gpu_memory_share: float,
+    tensor_parallel: int,
+    enforce_eager: bool,
+    load_format: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Keyword arguments for vLLM's ``EngineArgs`` or ``LLM``."""
+    arguments: dict[str, Any] = dict(
+        model=model,
+        skip_tokenizer_init=True,
+        generation_config="vllm",
+        dtype=dtype,
+        seed=seed,
+        load_format=load_format,
+        max_model_len=max_model_len,
+        max_num_seqs=max_concurrency,
+        # Prompts are never cut into chunks: on a CPU, vLLM 0.32 cannot combine chunks with per-request seeds.
+        enable_chunked_prefill=False,
+        max_num_batched_tokens=max(max_model_len, 8192),
+        logprobs_mode="processed_logprobs",
+        disable_log_stats=True,
+        enforce_eager=enforce_eager,
+        tensor_parallel_size=tensor_parallel,
+        gpu_memory_utilization=gpu_memory_share,
+        worker_extension_cls="rl.workers.vllm_compat.WeightReceiver",
+    )
+    if not torch.cuda.is_available():
+        arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
+        if tensor_parallel == 1:
+            arguments["distributed_executor_backend"] = "uni"
+        if _has_latent_attention(model):
+            # vLLM 0.32's CPU kernel rotates only the first head of the [tokens, heads, size] queries that latent
+            # attention hands it; torch's own operators rotate all of them.
+            arguments["compilation_config"] = {"custom_ops": ["-rotary_embedding"]}
+    return arguments
+
+
 class Engine:
     """A vLLM engine that takes and returns tokens."""
 
@@ -49,7 +93,7 @@ class Engine:
         max_model_len: int,
         max_concurrency: int,
         stop_token_ids: Sequence[int],
-        kv_cache_gib: float | None,
+        kv_cache_gib: float,
         gpu_memory_share: float,
         tensor_parallel: int,
         enforce_eager: bool,
@@ -58,34 +102,18 @@ class Engine:
     ) -> None:
         from vllm import EngineArgs, LLMEngine
 
-        on_cpu = not torch.cuda.is_available()
-        arguments: dict[str, Any] = dict(
-            model=model,
-            skip_tokenizer_init=True,
-            generation_config="vllm",
+        arguments = engine_arguments(
+            model,
             dtype=dtype,
-            seed=seed,
-            load_format=load_format,
             max_model_len=max_model_len,
-            max_num_seqs=max_concurrency,
-            # Prompts are never cut into chunks: on a CPU, vLLM 0.32 cannot combine chunks with per-request seeds.
-            enable_chunked_prefill=False,
-            max_num_batched_tokens=max(max_model_len, 8192),
-            logprobs_mode="processed_logprobs",
-            disable_log_stats=True,
+            max_concurrency=max_concurrency,
+            kv_cache_gib=kv_cache_gib,
+            gpu_memory_share=gpu_memory_share,
+            tensor_parallel=tensor_parallel,
             enforce_eager=enforce_eager,
-            tensor_parallel_size=tensor_parallel,
-            gpu_memory_utilization=gpu_memory_share,
-            worker_extension_cls="rl.workers.vllm_compat.WeightReceiver",
+            load_format=load_format,
+            seed=seed,
         )
-        if on_cpu:
-            arguments["kv_cache_memory_bytes"] = int((kv_cache_gib or 1.0) * 2**30)
-            if tensor_parallel == 1:
-                arguments["distributed_executor_backend"] = "uni"
-            if _has_latent_attention(model):
-                # vLLM 0.32's CPU kernel rotates only the first head of the [tokens, heads, size] queries that latent
-                # attention hands it; torch's own operators rotate all of them.
-                arguments["compilation_config"] = {"custom_ops": ["-rotary_embedding"]}
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._stop_token_ids = list(stop_token_ids)
 

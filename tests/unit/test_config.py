@@ -1,0 +1,62 @@
+"""Wrong settings are answered in one line that says what to write; every file in conf/ loads."""
+
+import pytest
+
+from rl.compose import CONF, load_config, option_paths
+from rl.config import validate
+from rl.launch import prepare
+from scripts.cli import main
+
+GROUPS = [
+    f"{folder.name}={path.stem}" for folder in CONF.iterdir() if folder.is_dir() for path in folder.glob("*.yaml")
+]
+
+
+@pytest.mark.parametrize("choice", GROUPS)
+def test_every_group_file_loads(choice):
+    group, name = choice.split("=")
+    extra = ["tasks.train.path=a", "tasks.held_out.path=b"] if name in ("jsonl", "gsm8k") else []
+    validate(load_config([choice, *extra]))
+
+
+def test_quickstart_prepares():
+    parts = prepare(load_config([]))
+    assert len(parts.held_out) == 128
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("iteratons=3", "iteratons is not a setting; did you mean iterations?"),
+        ("rollout.grop_size=4", "did you mean rollout.group_size?"),
+        ("iterations=many", "iterations"),
+        ("algorithm=k3", "algorithm=k3 does not exist; choose one of grpo, k2, k2_log_z"),
+        ("algorithm.loss.taau=1", "algorithm.loss.taau is not a setting"),
+        ("algorithm.loss.tau=-1", "algorithm.loss.tau must be positive, got -1"),
+        ("rollout.group_size=1", "rollout.group_size must be at least 2"),
+        ("rollout.max_tokens=600", "rollout.max_tokens must be below model.context (512)"),
+        ("trainer.zero_stage=4", "trainer.zero_stage must be 1, 2 or 3, got 4"),
+        ("trainer.schedule=square", "trainer.schedule must be one of constant, linear, cosine, got square"),
+        ("trainer.micro_batch_tokens=100", "trainer.micro_batch_tokens must be at least model.context"),
+        ("algorithm.updates_per_iteration=100", "must not exceed tasks.per_iteration"),
+        ("model.path=/nowhere", "model.path must be a model folder or name, got /nowhere"),
+        ("model.context=9999 trainer.micro_batch_tokens=9999", "model.context must not exceed what the model was built for (4096), got 9999"),
+        ("reward._target_=rewards.nothing.here", "reward: _target_ must name something"),
+        ("reward.markr=x", "reward.markr is not a setting"),
+        ("tasks.train.families=[sums]", "not a setting"),
+        ("+tasks.train.families=[sums]", "tasks.train: families must name some of"),
+        ("env.single_turn._target_=envs.nothing.Here", "single_turn"),
+    ],
+)
+def test_wrong_settings(override, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *override.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1, "one line"
+    assert not list(tmp_path.iterdir()), "nothing written"
+
+
+def test_option_paths_are_complete():
+    paths = option_paths()
+    assert {"iterations", "rollout.group_size", "trainer.zero_stage", "algorithm.loss"} <= set(paths)

@@ -1,0 +1,191 @@
+"""Rollouts, collection, scoring and metrics with a scripted engine."""
+
+import asyncio
+
+import pytest
+
+from envs.base import Step
+from envs.single_turn import SingleTurn
+from rewards.final_answer import final_answer
+from rewards.scoring import score
+from rl.collect import Collector, rollout_metrics
+from rl.evaluate import Evaluator, mean_interval, pass_at_k
+from rl.rollout import run_rollout
+from rl.types import EndReason, Rollout, Sample, Score, Segment, Task
+
+TASK = Task(id="t", kind="math", messages=({"role": "user", "content": "2"},), fields={"answer": "2"}, tags=("even",))
+
+
+class Letters:
+    """A chat format of one token per character; a turn ends with token 0."""
+
+    def prompt_ids(self, messages):
+        return [ord(c) for m in messages for c in m["content"]] + [1]
+
+    continuation_ids = prompt_ids
+
+    def decode(self, token_ids):
+        return "".join(chr(t) for t in token_ids if t)
+
+
+class Script:
+    """An engine that says the next line of a script, cut to the request's length."""
+
+    def __init__(self, *lines):
+        self.lines = list(lines)
+        self.requests = []
+
+    async def sample(self, request):
+        self.requests.append(request)
+        ids = [*map(ord, self.lines.pop(0)), 0]
+        cut = ids[: request.max_tokens]
+        return Sample(
+            token_ids=cut, logprobs=[-0.5] * len(cut), stopped=cut[-1] == 0, policy_version=3, generate_s=0.1
+        )
+
+
+class TwoTurns(SingleTurn):
+    turn = 0
+
+    async def step(self, message):
+        self.turn += 1
+        if self.turn == 1:
+            return Step(messages=[{"role": "user", "content": "go on"}])
+        return Step(end=EndReason.ENV_END)
+
+
+class Broken(SingleTurn):
+    async def step(self, message):
+        raise RuntimeError("no such door")
+
+
+def roll(engine, env=None, max_tokens=50, context=100):
+    return asyncio.run(
+        run_rollout(
+            TASK, env=env or SingleTurn(), engine=engine, chat=Letters(), max_tokens=max_tokens, context=context,
+            temperature=1.0, seed=7,
+        )
+    )  # fmt: skip
+
+
+def test_tokens_are_kept_as_sampled():
+    rollout = roll(Script("answer: 2"))
+    assert rollout.token_ids == [ord("2"), 1, *map(ord, "answer: 2"), 0]
+    assert rollout.loss_mask == [False, False, *[True] * 10]
+    assert rollout.sampler_logprobs == [0.0, 0.0, *[-0.5] * 10]
+    assert (rollout.end_reason, rollout.completion, rollout.completion_tokens) == (EndReason.STOP, "answer: 2", 10)
+
+
+def test_the_budget_cuts_exactly():
+    rollout = roll(Script("answer: 2"), max_tokens=4)
+    assert (rollout.end_reason, rollout.completion) == (EndReason.BUDGET, "answ")
+    assert roll(Script("answer: 2"), context=5).completion == "ans"
+
+
+def test_many_turns():
+    engine = Script("hm", "answer: 2")
+    rollout = roll(engine, env=TwoTurns())
+    assert [s.from_model for s in rollout.segments] == [False, True, False, True]
+    assert list(engine.requests[1].prompt_ids) == rollout.token_ids[: -len("answer: 2") - 1]
+    assert engine.requests[0].seed != engine.requests[1].seed
+    assert (rollout.end_reason, rollout.completion) == (EndReason.ENV_END, "answer: 2")
+
+
+def test_a_failing_environment_is_recorded_and_not_scored():
+    rollout = roll(Script("x"), env=Broken())
+    assert (rollout.end_reason, rollout.error) == (EndReason.ENV_ERROR, "RuntimeError('no such door')")
+    assert score(final_answer, TASK, rollout).error.startswith("env: ")
+
+
+def said(text):
+    segments = (Segment(token_ids=(1,), from_model=False),)
+    return Rollout(
+        task_id="t", segments=segments, messages=({"role": "assistant", "content": text},), end_reason=EndReason.STOP
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "value"),
+    [
+        ("answer: 2", "2", 1),
+        ("1+1=2\nanswer: 2", "2", 1),
+        ("answer: 3\nanswer: 2.0", "2", 1),
+        ("answer: 1,200", "1200", 1),
+        ("answer: 2.", "2", 1),
+        ("answer: Paris ", "paris", 1),
+        ("answer: 3", "2", 0),
+        ("2", "2", 0),
+        ("answer: 2 or 3", "2", 0),
+        ("answer:", "2", 0),
+        ("", "2", 0),
+        ("answer: nan", "2", 0),
+        ("answer: " + "9" * 100_000, "2", 0),
+    ],
+)
+def test_final_answer(reply, answer, value):
+    task = Task(id="t", kind="math", messages=(), fields={"answer": answer})
+    assert final_answer(task, said(reply)).value == value
+
+
+@pytest.mark.parametrize(
+    "reward", [lambda task, rollout: 1 / 0, lambda task, rollout: float("nan"), lambda task, rollout: "high"]
+)
+def test_a_failing_reward_is_an_error_and_not_a_zero(reward):
+    assert score(reward, TASK, said("x")).error.startswith("reward: ")
+
+
+def collector(engine, reward=final_answer):
+    runner = asyncio.Runner()
+    return Collector(
+        engine=engine, chat=Letters(), envs={"single_turn": SingleTurn}, reward=reward, run=runner.run, context=100,
+        max_tokens=50, seed=0,
+    )  # fmt: skip
+
+
+def test_groups_keep_order_and_seeds_depend_on_the_stream():
+    engine = Script("answer: 2", "answer: 3", "answer: 2", "answer: 2")
+    groups = collector(engine).collect([TASK, TASK], group_size=2, temperature=1.0, stream="train/1")
+    assert [[s.value for s in g.scores] for g in groups] == [[1, 0], [1, 1]]
+    seeds = [r.seed for r in engine.requests]
+    assert len(set(seeds)) == 4
+    again = Script(*["x"] * 4)
+    collector(again).collect([TASK, TASK], group_size=2, temperature=1.0, stream="train/1")
+    assert [r.seed for r in again.requests] == seeds
+    metrics = rollout_metrics(groups)
+    assert metrics["reward/mean"] == 0.75
+    assert metrics["reward/constant_groups"] == 0.5
+    assert metrics["reward/tag/even"] == 0.75
+    assert metrics["rollout/end/stop"] == 1.0
+    assert metrics["rollout/entropy"] == pytest.approx(0.5)
+
+
+def test_pass_at_k_by_hand():
+    assert pass_at_k(2, 4, 1) == pytest.approx(0.5)
+    assert pass_at_k(1, 4, 2) == pytest.approx(0.5)
+    assert pass_at_k(3, 4, 2) == 1.0
+    with pytest.raises(ValueError, match="k must not exceed"):
+        pass_at_k(1, 2, 3)
+
+
+def test_interval_by_hand():
+    mean, low, high = mean_interval([0.0, 1.0, 0.0, 1.0])
+    assert (mean, low, high) == (0.5, 0.0, 1.0)
+    assert mean_interval([0.4, 0.6])[1] == pytest.approx(0.5 - 1.96 * 0.1)
+
+
+def test_evaluation():
+    engine = Script(*["answer: 2", "no", "answer: 2", "answer: 2"], *["answer: 2", "no"])
+    metrics = Evaluator(
+        collector=collector(engine), tasks=[TASK, TASK], samples=2, temperature=0.7, pass_value=1.0
+    ).run()
+    assert metrics["eval/pass_rate"] == 0.75
+    assert metrics["eval/pass_at/2"] == 1.0
+    assert metrics["eval/pass_rate/greedy"] == 0.5
+    assert [r.temperature for r in engine.requests] == [0.7] * 4 + [0.0] * 2
+
+
+def test_scores_must_match_rollouts():
+    from rl.types import RolloutGroup
+
+    with pytest.raises(ValueError, match="one score per rollout, got 2 for 1"):
+        RolloutGroup(task=TASK, rollouts=(said("x"),), scores=(Score(value=1), Score(value=0)))
