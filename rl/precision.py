@@ -34,7 +34,8 @@ def fp32_arithmetic(model: nn.Module) -> Iterator[None]:
         if module._parameters:
             hooks += [
                 module.register_forward_pre_hook(widen),
-                module.register_forward_hook(restore, always_call=True),
+                # First among the hooks: ZeRO-3 lets go of the module's own parameters in a later one.
+                module.register_forward_hook(restore, always_call=True, prepend=True),
             ]
     try:
         yield

@@ -246,6 +246,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=3, help="forward passes per step (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=3.5e-3, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-evaluation", dest="evaluation", action="store_false", help="skip the pass rates")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -254,8 +255,9 @@ def main() -> None:
     model = make_model(args.architecture)
     train(model, steps=args.steps, examples=args.examples, parts=args.parts, rate=args.rate, seed=args.seed, device=args.device)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} min")
-    print("held-out pass rate, sampled", pass_rate(model, temperature=1.0))
-    print("held-out pass rate, greedy ", pass_rate(model, temperature=0.0))
+    if args.evaluation:
+        print("held-out pass rate, sampled", pass_rate(model, temperature=1.0))
+        print("held-out pass rate, greedy ", pass_rate(model, temperature=0.0))
     save(model, args.architecture, args.folder, steps=args.steps, examples=args.examples, parts=args.parts, seed=args.seed)
     print(f"{args.folder}: {args.steps} steps in {(time.monotonic() - started) / 60:.1f} min")
 

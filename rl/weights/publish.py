@@ -7,6 +7,7 @@ The last also catches an engine that took the weights and goes on computing with
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ import torch
 from rl.errors import WeightMismatchError
 from rl.protocols import WeightSink, WeightSource
 from rl.types import SampleRequest, WeightVersion
+
+
+_BLOCK = re.compile(r"(.*\.)?layers\.\d+\.[^.]+|[^0-9]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,20 +95,19 @@ class Publisher:
         prompt = self.probe_prompts[0]
         module = first_difference(self.source.trace(prompt), self.sink.trace(engine, prompt))
         if module is None:
-            return "every sub-module agrees on a plain prompt, so the cache or the sampler is to blame"
+            return "every block agrees on a plain prompt, so the cache or the sampler is to blame"
         names = [t.name for bucket in version.buckets for t in bucket.tensors if t.name.startswith(module + ".")]
-        return f"its first sub-module to differ is {module}, tensors: {_some(names)}"
+        return f"its first block to differ is {module}, tensors: {_some(names)}"
 
 
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, tolerance: float = 0.1) -> str | None:
-    """The first module, in the order they ran, whose outputs differ by more than ``tolerance`` of their size.
+    """The first block, in the order they ran, whose outputs differ by more than ``tolerance`` of their size.
 
-    Both map module names to output tensors of one forward pass. Only modules that both sides have, with outputs of
-    equal size and without recorded children of their own, are compared.
+    Both map module names to output tensors of one forward pass. Compared are the layers' direct children (attention,
+    feed-forward, norms) and what lies outside of layers: deeper inside, engines fuse modules that trainers keep apart.
     """
     shared = [n for n in theirs if n in ours and ours[n].numel() == theirs[n].numel()]
-    leaves = [n for n in shared if not any(other.startswith(n + ".") for other in shared)]
-    for name in leaves:
+    for name in filter(_BLOCK.fullmatch, shared):
         a, b = ours[name].float().flatten(), theirs[name].float().flatten()
         if not torch.linalg.vector_norm(a - b) <= tolerance * torch.linalg.vector_norm(a):
             return name

@@ -84,8 +84,8 @@ def test_agreement_is_measured():
     [
         (FakeEngine(digest="0"), "engine 0 holds 0, but version 7 is"),
         (FakeEngine(empty=["b"]), "received nothing for 1 parameters of version 7: b"),
-        (FakeEngine(logprob=-1.02, b=2.0), "first sub-module to differ is b"),
-        (FakeEngine(logprob=float("nan")), "every sub-module agrees"),
+        (FakeEngine(logprob=-1.02, b=2.0), "first block to differ is b"),
+        (FakeEngine(logprob=float("nan")), "every block agrees"),
     ],
 )
 def test_a_mismatch_stops_the_run_and_names_the_tensors(engine, message):
@@ -93,7 +93,9 @@ def test_a_mismatch_stops_the_run_and_names_the_tensors(engine, message):
         publish(engine)
 
 
-def test_first_difference_looks_at_leaves_in_order():
-    ours = {"m": torch.ones(2), "m.a": torch.ones(2), "m.b": torch.ones(2)}
-    theirs = {"m.a": torch.ones(2), "m.b": torch.zeros(2), "m": torch.zeros(2)}
-    assert first_difference(ours, theirs) == "m.b"
+def test_first_difference_looks_at_blocks_in_order():
+    names = ("model.embed", "model.layers.0.mlp.act", "model.layers.0.mlp", "model.layers.0", "model.norm")
+    ours = {name: torch.ones(2) for name in names}
+    theirs = ours | {name: torch.zeros(2) for name in names[1:]}
+    assert first_difference(ours, theirs) == "model.layers.0.mlp"
+    assert first_difference(ours, ours) is None
