@@ -19,7 +19,9 @@ def final_answer(task: Task, rollout: Rollout, *, marker: str = "answer:") -> Sc
     wanted = str(task.fields["answer"])
     said = rollout.completion.rpartition(marker)
     found = said[2].strip() if said[1] else None
-    return Score(value=float(found is not None and _same(found, wanted)), parts={"has_answer": float(found is not None)})
+    return Score(
+        value=float(found is not None and _same(found, wanted)), parts={"has_answer": float(found is not None)}
+    )
 
 
 def _same(found: str, wanted: str) -> bool:

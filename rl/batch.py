@@ -100,7 +100,9 @@ def make_micro_batch(sequences: Sequence[WeightedRollout]) -> MicroBatch:
         lengths_S=lengths,
         predict_at_T=sampled_T - 1,
         seq_ids_T=np.repeat(np.arange(len(sequences)), lengths)[sampled_T],
-        sampler_logprobs_T=np.concatenate([s.rollout.sampler_logprobs for s in sequences]).astype(np.float32)[sampled_T],
+        sampler_logprobs_T=np.concatenate([s.rollout.sampler_logprobs for s in sequences]).astype(np.float32)[
+            sampled_T
+        ],
         advantages_S=np.array([s.advantage for s in sequences], np.float32),
         weights_S=np.array([s.weight for s in sequences], np.float32),
     )

@@ -32,9 +32,7 @@ class Collector:
     reward_s: float = 0.0
     """Time spent in rewards since the run began."""
 
-    def collect(
-        self, tasks: Sequence[Task], *, group_size: int, temperature: float, stream: str
-    ) -> list[RolloutGroup]:
+    def collect(self, tasks: Sequence[Task], *, group_size: int, temperature: float, stream: str) -> list[RolloutGroup]:
         """Roll out and score every task ``group_size`` times.
 
         ``stream`` names the occasion ("train/12"): equal streams sample with equal seeds. Groups come in the order
@@ -55,9 +53,7 @@ class Collector:
         groups = []
         for number, task in enumerate(tasks):
             own = results[number * group_size : (number + 1) * group_size]
-            groups.append(
-                RolloutGroup(task=task, rollouts=tuple(r for r, _ in own), scores=tuple(s for _, s in own))
-            )
+            groups.append(RolloutGroup(task=task, rollouts=tuple(r for r, _ in own), scores=tuple(s for _, s in own)))
         return groups
 
     async def _attempt(self, task: Task, temperature: float, seed: int) -> tuple[Rollout, Score]:

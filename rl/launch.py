@@ -267,9 +267,7 @@ def _fingerprint(config: Config) -> dict[str, str]:
     }
 
 
-def _check_folder(
-    config: Config, folder: Path, checkpoints: Checkpoints, fingerprint: dict[str, str]
-) -> int | None:
+def _check_folder(config: Config, folder: Path, checkpoints: Checkpoints, fingerprint: dict[str, str]) -> int | None:
     """Iterations of the checkpoint to go on from, None to start anew. Raises ``ValueError`` if neither may be."""
     found = checkpoints.newest()
     if config.resume is Resume.never and (folder / "metrics.jsonl").exists():

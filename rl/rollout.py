@@ -30,7 +30,12 @@ async def run_rollout(
 
     def finish(end: EndReason, error: str | None = None) -> Rollout:
         return Rollout(
-            task_id=task.id, segments=tuple(segments), messages=tuple(said), end_reason=end, timings=timings, error=error
+            task_id=task.id,
+            segments=tuple(segments),
+            messages=tuple(said),
+            end_reason=end,
+            timings=timings,
+            error=error,
         )
 
     try:

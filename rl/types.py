@@ -122,9 +122,7 @@ class Rollout:
     @property
     def sampler_logprobs(self) -> list[float]:
         """One value per token of ``token_ids``, 0 where the policy did not write it."""
-        return [
-            x for s in self.segments for x in (s.sampler_logprobs if s.from_model else [0.0] * len(s.token_ids))
-        ]
+        return [x for s in self.segments for x in (s.sampler_logprobs if s.from_model else [0.0] * len(s.token_ids))]
 
     @property
     def completion_tokens(self) -> int:

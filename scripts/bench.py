@@ -152,7 +152,10 @@ def _group(rng: random.Random, number: int) -> RolloutGroup:
         segments = (
             Segment(token_ids=tuple(ids[:half]), from_model=False),
             Segment(
-                token_ids=tuple(ids[half:]), from_model=True, sampler_logprobs=(-4.0,) * (length - half), policy_version=0
+                token_ids=tuple(ids[half:]),
+                from_model=True,
+                sampler_logprobs=(-4.0,) * (length - half),
+                policy_version=0,
             ),
         )
         rollouts.append(Rollout(task_id=str(number), segments=segments, messages=(), end_reason=EndReason.STOP))
@@ -229,4 +232,3 @@ def _compare(name: str, ours: Callable[[], int], other: str, theirs: Callable[[]
     print(f"ratio {ratio:.2f}")
     print(json.dumps({"tokens_per_s": medians, "ratio": ratio}))
     return 0
-

@@ -62,9 +62,7 @@ def _torchvision() -> list[Finding]:
     present = [n for n in ("torchvision", "torchaudio", "torchcodec") if _version(n)]
     clash = "+cpu" in torch_version and any("+cpu" not in (_version(n) or "") for n in present)
     text = ", ".join(present) or "not installed, not needed"
-    return [
-        Finding("torchvision and kin", not clash, text, "pip uninstall -y torchvision torchaudio torchcodec")
-    ]
+    return [Finding("torchvision and kin", not clash, text, "pip uninstall -y torchvision torchaudio torchcodec")]
 
 
 def _engine() -> list[Finding]:
@@ -104,12 +102,20 @@ def _machine() -> list[Finding]:
         Finding("cores", cores >= 2, str(cores), "the quickstart wants 2", needed=False),
         Finding("free memory", memory >= 6, f"{memory:.1f} GiB", "the quickstart needs 6 GiB"),
         Finding("free disk", disk >= 2, f"{disk:.1f} GiB", "checkpoints and rollouts need room"),
-        Finding("/dev/shm", shm >= 0.3, f"{shm:.1f} GiB", "Ray's object store wants cluster.object_store_gib there; it falls back to disk", needed=False),
+        Finding(
+            "/dev/shm",
+            shm >= 0.3,
+            f"{shm:.1f} GiB",
+            "Ray's object store wants cluster.object_store_gib there; it falls back to disk",
+            needed=False,
+        ),
     ]
 
 
 def _gpus() -> list[Finding]:
-    text, error = _try("import torch; n = torch.cuda.device_count(); print(n, torch.cuda.get_device_name(0) if n else 'none')")
+    text, error = _try(
+        "import torch; n = torch.cuda.device_count(); print(n, torch.cuda.get_device_name(0) if n else 'none')"
+    )
     count = int(text.split()[0]) if text else 0
     return [Finding("GPUs", count > 0, text or error, "none is needed with cluster=cpu", needed=False)]
 
@@ -121,7 +127,11 @@ def _sandbox() -> list[Finding]:
         command = [path, "--unshare-all", "--ro-bind", "/", "/", "true"]
         works = subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0  # noqa: S603
     text = "not installed" if path is None else "works" if works else "installed, but may not unshare namespaces here"
-    return [Finding("bubblewrap sandbox", works, text, "apt-get install bubblewrap; needed for code rewards only", needed=False)]
+    return [
+        Finding(
+            "bubblewrap sandbox", works, text, "apt-get install bubblewrap; needed for code rewards only", needed=False
+        )
+    ]
 
 
 def _wandb() -> list[Finding]:

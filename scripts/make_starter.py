@@ -214,7 +214,9 @@ def pass_rate(model: PreTrainedModel, *, temperature: float, count: int = 512) -
     return {family: round(sum(v) / len(v), 3) for family, v in sorted(right.items())}
 
 
-def save(model: PreTrainedModel, architecture: str, folder: Path, *, steps: int, examples: int, parts: int, seed: int) -> None:
+def save(
+    model: PreTrainedModel, architecture: str, folder: Path, *, steps: int, examples: int, parts: int, seed: int
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
     model.generation_config.eos_token_id = 2
@@ -232,7 +234,9 @@ def save(model: PreTrainedModel, architecture: str, folder: Path, *, steps: int,
         "mix": json.loads(starter_mix.describe()),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"cpu, {torch.get_num_threads()} threads",
     }
     (folder / "starter.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
@@ -253,12 +257,28 @@ def main() -> None:
     torch.use_deterministic_algorithms(True, warn_only=args.device != "cpu")
     started = time.monotonic()
     model = make_model(args.architecture)
-    train(model, steps=args.steps, examples=args.examples, parts=args.parts, rate=args.rate, seed=args.seed, device=args.device)
+    train(
+        model,
+        steps=args.steps,
+        examples=args.examples,
+        parts=args.parts,
+        rate=args.rate,
+        seed=args.seed,
+        device=args.device,
+    )
     print(f"trained in {(time.monotonic() - started) / 60:.1f} min")
     if args.evaluation:
         print("held-out pass rate, sampled", pass_rate(model, temperature=1.0))
         print("held-out pass rate, greedy ", pass_rate(model, temperature=0.0))
-    save(model, args.architecture, args.folder, steps=args.steps, examples=args.examples, parts=args.parts, seed=args.seed)
+    save(
+        model,
+        args.architecture,
+        args.folder,
+        steps=args.steps,
+        examples=args.examples,
+        parts=args.parts,
+        seed=args.seed,
+    )
     print(f"{args.folder}: {args.steps} steps in {(time.monotonic() - started) / 60:.1f} min")
 
 

@@ -184,4 +184,3 @@ def dialogue(rng: random.Random) -> Dialogue:
 def describe() -> str:
     """The mix as one JSON line, for the starter's manifest."""
     return json.dumps({make.__name__: share for make, share in FAMILY_SHARES.items()})
-

@@ -53,9 +53,7 @@ def start_rollout_workers(
     return actors, {f"rollout worker {i}": a.ready.remote() for i, a in enumerate(actors)}
 
 
-def start_trainer_workers(
-    options: TrainerOptions, cluster: ClusterConfig
-) -> tuple[list[Any], dict[str, Any]]:
+def start_trainer_workers(options: TrainerOptions, cluster: ClusterConfig) -> tuple[list[Any], dict[str, Any]]:
     """Create the trainer actors. Returns them and the calls that complete once they have started."""
     gpus = 1 if cluster.placement is Placement.separate else 0
     actor = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=0)(TrainerWorker)

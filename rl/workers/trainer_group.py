@@ -49,9 +49,7 @@ class TrainerGroup:
         Raises ``WeightMismatchError`` if another version sampled any of them.
         """
         self._check_versions(groups)
-        batches = [
-            self._batch([groups[i] for i in part]) for part in split_evenly(len(groups), self._updates)
-        ]
+        batches = [self._batch([groups[i] for i in part]) for part in split_evenly(len(groups), self._updates)]
         batches = [batch for batch in batches if batch.sequences]
         if not batches:
             return {"optim/skipped_updates": float(self._updates)}
@@ -103,9 +101,7 @@ class TrainerGroup:
 
 def _combine(ranks: Sequence[Mapping[str, float]], *, updates: int) -> dict[str, float]:
     """Losses add up over ranks and are averaged over updates; logprob gaps are averaged over tokens."""
-    metrics = {
-        name: sum(rank[name] for rank in ranks) / updates for name in ranks[0] if name.startswith("loss/")
-    }
+    metrics = {name: sum(rank[name] for rank in ranks) / updates for name in ranks[0] if name.startswith("loss/")}
     count = sum(rank["gap_count"] for rank in ranks)
     return metrics | {
         "optim/grad_norm": ranks[0]["grad_norm"],

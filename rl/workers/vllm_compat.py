@@ -253,4 +253,3 @@ class WeightReceiver:
         for hook in self._hooks:
             hook.remove()
         return self._trace
-

@@ -93,7 +93,9 @@ def groups_of(samples, prompts, version):
     ]
     task = Task(id="t", kind="math", messages=())
     scores = tuple(Score(value=float(k % 2)) for k in range(4))
-    return [RolloutGroup(task=task, rollouts=tuple(rollouts[i : i + 4]), scores=scores) for i in range(0, len(rollouts), 4)]
+    return [
+        RolloutGroup(task=task, rollouts=tuple(rollouts[i : i + 4]), scores=scores) for i in range(0, len(rollouts), 4)
+    ]
 
 
 class WrongTensor:
@@ -178,11 +180,16 @@ def test_sampling_is_seeded_continuous_and_honest_about_its_end():
         # The logprobs are those of the distribution sampled from, also away from temperature 1.
         hot = sample(runner, pool, prompts[:16], temperature=1.3)
         cold = trainer.logprobs([(p, s.token_ids) for p, s in zip(prompts[:16], hot, strict=True)])
-        assert max(abs(a - b) for s, own in zip(hot, cold, strict=True) for a, b in zip(s.logprobs, own, strict=True)) > 0.05
+        assert (
+            max(abs(a - b) for s, own in zip(hot, cold, strict=True) for a, b in zip(s.logprobs, own, strict=True))
+            > 0.05
+        )
 
         async def late_and_short():
             long = asyncio.create_task(
-                pool.sample(SampleRequest(prompt_ids=prompts[0], max_tokens=300, temperature=1.0, seed=0, ignore_eos=True))
+                pool.sample(
+                    SampleRequest(prompt_ids=prompts[0], max_tokens=300, temperature=1.0, seed=0, ignore_eos=True)
+                )
             )
             await asyncio.sleep(0.3)
             short = await pool.sample(SampleRequest(prompt_ids=prompts[1], max_tokens=2, temperature=1.0, seed=1))

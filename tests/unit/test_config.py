@@ -40,7 +40,10 @@ def test_quickstart_prepares():
         ("trainer.micro_batch_tokens=100", "trainer.micro_batch_tokens must be at least model.context"),
         ("algorithm.updates_per_iteration=100", "must not exceed tasks.per_iteration"),
         ("model.path=/nowhere", "model.path must be a model folder or name, got /nowhere"),
-        ("model.context=9999 trainer.micro_batch_tokens=9999", "model.context must not exceed what the model was built for (4096), got 9999"),
+        (
+            "model.context=9999 trainer.micro_batch_tokens=9999",
+            "model.context must not exceed what the model was built for (4096), got 9999",
+        ),
         ("reward._target_=rewards.nothing.here", "reward: _target_ must name something"),
         ("reward.markr=x", "reward.markr is not a setting"),
         ("tasks.train.families=[sums]", "not a setting"),

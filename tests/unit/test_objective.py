@@ -75,7 +75,9 @@ def test_grpo_clips_by_hand():
 
 
 def test_group_mean_includes_the_sample_and_does_not_divide():
-    torch.testing.assert_close(group_mean(torch.tensor([1.0, 0.0, 0.0, 0.0])), torch.tensor([0.75, -0.25, -0.25, -0.25]))
+    torch.testing.assert_close(
+        group_mean(torch.tensor([1.0, 0.0, 0.0, 0.0])), torch.tensor([0.75, -0.25, -0.25, -0.25])
+    )
 
 
 def test_log_partition_baseline():

@@ -39,9 +39,7 @@ class Script:
         self.requests.append(request)
         ids = [*map(ord, self.lines.pop(0)), 0]
         cut = ids[: request.max_tokens]
-        return Sample(
-            token_ids=cut, logprobs=[-0.5] * len(cut), stopped=cut[-1] == 0, policy_version=3, generate_s=0.1
-        )
+        return Sample(token_ids=cut, logprobs=[-0.5] * len(cut), stopped=cut[-1] == 0, policy_version=3, generate_s=0.1)
 
 
 class TwoTurns(SingleTurn):
