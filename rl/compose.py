@@ -48,8 +48,8 @@ def option_paths(cls: type = Config, prefix: str = "") -> list[str]:
     paths = []
     for field in fields(cls):
         path = prefix + field.name
-        kind: Any = field.default_factory if callable(field.default_factory) else None
-        paths += option_paths(kind, path + ".") if is_dataclass(kind) else [path]
+        kind: Any = field.default_factory
+        paths += option_paths(kind, path + ".") if isinstance(kind, type) and is_dataclass(kind) else [path]
     return paths
 
 

@@ -74,7 +74,9 @@ def prepare(config: Config) -> Parts:
     check_prompts([*tasks, *parts.held_out], parts.chat, context=config.model.context)
     for task in [tasks[0], parts.held_out[0]]:
         if task.env not in parts.envs:
-            raise ValueError(f"env must define the environment {task.env!r} that task {task.id} asks for, got {sorted(parts.envs)}")  # fmt: skip
+            raise ValueError(
+                f"env must define the environment {task.env!r} that task {task.id} asks for, got {sorted(parts.envs)}"
+            )
     _try_objective(parts)
     return parts
 
@@ -219,7 +221,7 @@ def _workers(config: Config, parts: Parts, console: ConsoleTracker) -> Iterator[
                 ranks=trainer.ranks,
                 zero_stage=trainer.zero_stage,
                 learning_rate=trainer.learning_rate,
-                adam_betas=tuple(trainer.adam_betas),
+                adam_betas=(trainer.adam_betas[0], trainer.adam_betas[1]),
                 weight_decay=trainer.weight_decay,
                 max_grad_norm=trainer.max_grad_norm,
                 gradient_checkpointing=trainer.gradient_checkpointing,
@@ -274,7 +276,7 @@ def _check_folder(config: Config, folder: Path, checkpoints: Checkpoints, finger
         raise ValueError(f"folder must not hold a run with resume=never, got {folder}; choose another name or folder")
     if found is None:
         return None
-    state, path = found
+    state, _ = found
     for name, value in fingerprint.items():
         if state.fingerprint.get(name) != value:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 Plan = list[list[list[int]]]
 """``plan[rank][step]`` lists the sequences of one micro-batch. All ranks have equally many steps."""
@@ -50,4 +51,4 @@ def _first_fit(share: list[int], lengths: Sequence[int], max_tokens: int) -> lis
 def split_evenly(count: int, parts: int) -> list[range]:
     """``count`` items in ``parts`` contiguous ranges whose sizes differ by at most one."""
     bounds = [count * p // parts for p in range(parts + 1)]
-    return [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(bounds)]

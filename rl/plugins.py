@@ -21,4 +21,6 @@ def build(spec: Mapping[str, Any], *, name: str, partial: bool = False) -> Any:
         if isinstance(cause, ValueError):
             raise ValueError(f"{name}: {cause}") from error
         detail = " ".join(str(cause or error).split())
-        raise ValueError(f"{name}: _target_ must name something that takes these settings, got {dict(spec)}: {detail}") from error  # fmt: skip
+        raise ValueError(
+            f"{name}: _target_ must name something that takes these settings, got {dict(spec)}: {detail}"
+        ) from error

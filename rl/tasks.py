@@ -58,6 +58,7 @@ class DatasetTasks:
         held_out_percent: size of the ``held_out`` share.
 
     Raises ``ValueError``, naming file and line, for a malformed row, and for an empty selection.
+
     """
 
     def __init__(

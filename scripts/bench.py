@@ -111,9 +111,11 @@ def train(config: Config) -> int:
     trainer = config.trainer
     options = TrainerOptions(
         model=config.model.path, ranks=trainer.ranks, zero_stage=trainer.zero_stage,
-        learning_rate=trainer.learning_rate, adam_betas=tuple(trainer.adam_betas), weight_decay=trainer.weight_decay,
+        learning_rate=trainer.learning_rate, adam_betas=(trainer.adam_betas[0], trainer.adam_betas[1]),
+        weight_decay=trainer.weight_decay,
         max_grad_norm=trainer.max_grad_norm, gradient_checkpointing=trainer.gradient_checkpointing, loss=parts.loss,
-        temperature=1.0, bucket_bytes=2**26, seed=0, threads=None if threads is None else max(1, threads // trainer.ranks),
+        temperature=1.0, bucket_bytes=2**26, seed=0,
+        threads=None if threads is None else max(1, threads // trainer.ranks),
     )  # fmt: skip
     rng = random.Random(0)
     groups = [_group(rng, number) for number in range(GROUPS)]

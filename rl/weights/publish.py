@@ -19,7 +19,6 @@ from rl.errors import WeightMismatchError
 from rl.protocols import WeightSink, WeightSource
 from rl.types import SampleRequest, WeightVersion
 
-
 _BLOCK = re.compile(r"(.*\.)?layers\.\d+\.[^.]+|[^0-9]*")
 
 

@@ -98,7 +98,7 @@ class RolloutWorker:
         return total_digest(digests), self._on_engine(load)
 
     def trace(self, token_ids: list[int]) -> dict[str, Any]:
-        return self._on_engine(lambda: self._engine.trace(token_ids))
+        return dict(self._on_engine(lambda: self._engine.trace(token_ids)))
 
     def _on_engine(self, call: Callable[[], Any]) -> Any:
         done: Future[Any] = Future()

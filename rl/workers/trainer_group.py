@@ -76,7 +76,8 @@ class TrainerGroup:
         versions = {s.policy_version for g in groups for r in g.rollouts for s in r.segments if s.from_model}
         if versions - {self.version}:
             raise WeightMismatchError(
-                f"all rollouts must be sampled by version {self.version}, the trainer's, got {sorted(versions, key=str)}"
+                f"all rollouts must be sampled by the trainer's version, {self.version}, got "
+                f"{sorted(versions, key=str)}"
             )
 
     def export(self) -> tuple[WeightVersion, Sequence[Any]]:

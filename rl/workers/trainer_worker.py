@@ -146,7 +146,10 @@ class TrainerWorker:
             for i, (prompt, continuation) in enumerate(sequences)
             for t in range(len(continuation))
         ]
-        ids_N, at_T = torch.tensor(sum(ids, [])).to(self._device), torch.tensor(at).to(self._device)
+        ids_N, at_T = (
+            torch.tensor([token for row in ids for token in row]).to(self._device),
+            torch.tensor(at).to(self._device),
+        )
         with torch.no_grad(), fp32_arithmetic(self._engine.module):
             logits_TV = self._forward(ids_N, [len(row) for row in ids], at_T)
             flat = token_logprobs(logits_TV, ids_N[at_T + 1], temperature=1.0).tolist()

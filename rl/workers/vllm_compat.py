@@ -155,7 +155,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether any request is unfinished."""
-        return self._engine.has_unfinished_requests()
+        return bool(self._engine.has_unfinished_requests())
 
     def abort(self, request_ids: Sequence[str]) -> None:
         """Forget these requests."""
@@ -178,7 +178,7 @@ class Engine:
         self.add("trace", SampleRequest(prompt_ids=token_ids, max_tokens=1, temperature=0.0, seed=0))
         while self.busy:
             self.step()
-        return self._engine.collective_rpc("stop_trace")[0]
+        return dict(self._engine.collective_rpc("stop_trace")[0])
 
 
 def _has_latent_attention(model: str) -> bool:
