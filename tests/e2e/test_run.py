@@ -53,7 +53,7 @@ def start_and_wait(folder, iteration):
 
 
 def children(process):
-    """The run's engines and trainer ranks. (Ray's own small agents notice the end a minute later.)"""
+    """The run's engines and trainer ranks; Ray's own small agents only notice the end a minute later."""
     workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "Worker" in p.name()]
     assert len(workers) == 3
     return workers
