@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -130,7 +130,8 @@ def train(config: Config) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
     console = ConsoleTracker(name=config.name, folder=folder, iterations=config.iterations, done=done or 0)
     trackers: list[Any] = [console, FileTracker(folder, resume_after=done)]
-    with stop_on_interrupt() as stop_requested:
+    with stop_on_interrupt() as stop_requested, ExitStack() as cleanup:
+        cleanup.callback(console.stop)
         with _workers(config, parts, console) as (trainer, pool, runner):
             if config.tracking.wandb != "disabled":
                 trackers.append(WandbTracker(config.tracking, name=config.name, folder=folder, config=plain))

@@ -53,9 +53,9 @@ def run(system: System) -> int:
     if done == 0:
         system.tracker.log(0, first | timed(system.evaluator.run, "time/evaluate_s"))
 
+    clock = Clock()
     while done < config.iterations and not system.stop_requested():
         done += 1
-        clock = Clock()
         reward_before = system.collector.reward_s
 
         with clock.span("time/rollout_s"):
@@ -74,15 +74,18 @@ def run(system: System) -> int:
             _, proof = system.publisher.publish()
 
         metrics |= proof | rollout_metrics(groups)
-        if done % config.checkpoint.every == 0 or done == config.iterations or system.stop_requested():
-            with clock.span("time/checkpoint_s"):
-                save(system, done)
         metrics |= clock.metrics()
         metrics |= throughput(metrics)
         if done % config.evaluation.every == 0 or done == config.iterations:
             metrics |= timed(system.evaluator.run, "time/evaluate_s")
         metrics["time/since_start_s"] = system.seconds_since_start()
         system.tracker.log(done, metrics, groups)
+
+        # After the log, so that no checkpoint is ahead of the metrics; its time counts for the next iteration.
+        clock = Clock()
+        if done % config.checkpoint.every == 0 or done == config.iterations or system.stop_requested():
+            with clock.span("time/checkpoint_s"):
+                save(system, done)
     return done
 
 

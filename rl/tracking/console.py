@@ -76,9 +76,12 @@ class ConsoleTracker:
             table.add_row(*(form.format(record[key]) if key in record else "" for _, key, form in COLUMNS))
         return Group(table, self._progress)
 
+    def stop(self) -> None:
+        """Give the terminal back."""
+        self._live.stop()
+
     def close(self, summary: Mapping[str, float]) -> None:
-        if self._live.is_started:
-            self._live.stop()
+        self.stop()
         for name, value in summary.items():
             self._console.print(f"  {name:32s} {value:.4g}", highlight=False)
         self._console.print(f"Everything is in {self._folder}", highlight=False)

@@ -68,6 +68,8 @@ class TrainerWorker:
             os.environ["DS_ACCELERATOR"] = "cpu"
         import deepspeed
 
+        # DeepSpeed would compile a shared-memory collective on a new machine, half a minute long; training uses gloo's.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
         torch.manual_seed(options.seed)
         model = load_policy(options.model, gradient_checkpointing=options.gradient_checkpointing)

@@ -26,6 +26,10 @@ def prepare_environment(*, threads: int | None) -> None:
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    if not torch.cuda.is_available():
+        # vLLM compiles one small function (the rank of a logprob) with inductor, which takes a C++ compiler a quarter
+        # of a minute on the first call of a new machine; plain torch computes it as fast.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,12 @@ GROUPS = [
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_group_file_loads(choice):
     name = choice.split("=")[1]
-    extra = ["tasks.train.path=a", "tasks.held_out.path=b"] if name in ("jsonl", "gsm8k") else []
-    validate(load_config([choice, *extra]))
+    extra = {
+        "jsonl": ["tasks.train.path=a"],
+        "gsm8k": ["tasks.train.path=a", "tasks.held_out.path=b"],
+        "plugin": ["reward._target_=c"],
+    }
+    validate(load_config([choice, *extra.get(name, [])]))
 
 
 def test_quickstart_prepares():
@@ -45,6 +49,7 @@ def test_quickstart_prepares():
             "model.context must not exceed what the model was built for (4096), got 9999",
         ),
         ("reward._target_=rewards.nothing.here", "reward: _target_ must name something"),
+        ("reward=plugin", "reward._target_"),
         ("reward.markr=x", "reward.markr is not a setting"),
         ("tasks.train.families=[sums]", "not a setting"),
         ("+tasks.train.families=[sums]", "tasks.train: families must name some of"),
