@@ -10,10 +10,8 @@ update starts from. Evaluation and checkpoints happen between iterations.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from rl.checkpoint import Checkpoints, RunState
 from rl.collect import Collector, rollout_metrics
@@ -21,7 +19,7 @@ from rl.config import Config
 from rl.evaluate import Evaluator
 from rl.protocols import Tracker, Trainer
 from rl.tasks import TaskStream
-from rl.tracking.metrics import throughput
+from rl.tracking.clock import Clock, throughput, timed
 from rl.weights.publish import Publisher
 
 
@@ -53,8 +51,8 @@ def run(system: System) -> int:
     if done == 0:
         system.tracker.log(0, first | timed(system.evaluator.run, "time/evaluate_s"))
 
-    clock = Clock()
-    while done < config.iterations and not system.stop_requested():
+    clock, stopping = Clock(), False
+    while done < config.iterations and not stopping:
         done += 1
         reward_before = system.collector.reward_s
 
@@ -79,11 +77,11 @@ def run(system: System) -> int:
         if done % config.evaluation.every == 0 or done == config.iterations:
             metrics |= timed(system.evaluator.run, "time/evaluate_s")
         metrics["time/since_start_s"] = system.seconds_since_start()
-        system.tracker.log(done, metrics, groups)
 
-        # After the log, so that no checkpoint is ahead of the metrics; its time counts for the next iteration.
-        clock = Clock()
-        if done % config.checkpoint.every == 0 or done == config.iterations or system.stop_requested():
+        # The log comes first, so that no checkpoint is ahead of it. Both count for the next iteration's time.
+        clock, stopping = Clock(), system.stop_requested()
+        system.tracker.log(done, metrics, groups)
+        if done % config.checkpoint.every == 0 or done == config.iterations or stopping:
             with clock.span("time/checkpoint_s"):
                 save(system, done)
     return done
@@ -109,36 +107,3 @@ def restore(system: System) -> int:
     system.trainer.load(folder, version=state.version)
     system.stream.position = state.position
     return state.iteration
-
-
-def timed(measure: Callable[[], dict[str, float]], name: str) -> dict[str, float]:
-    """The metrics that ``measure`` returns, and under ``name`` the seconds it took."""
-    started = time.monotonic()
-    metrics = measure()
-    return metrics | {name: time.monotonic() - started}
-
-
-@dataclass
-class Clock:
-    """Where an iteration's time goes."""
-
-    _spans: dict[str, float] = field(default_factory=dict)
-    _started: float = field(default_factory=time.monotonic)
-
-    @contextmanager
-    def span(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self._spans[name] = time.monotonic() - started
-
-    def split(self, name: str, part: str, seconds: float) -> None:
-        """Book ``seconds`` of the span ``name`` under ``part`` instead."""
-        self._spans[name] -= seconds
-        self._spans[part] = seconds
-
-    def metrics(self) -> dict[str, float]:
-        """All spans, the total, and the share of the total that belongs to none of the four steps."""
-        total = time.monotonic() - self._started
-        steps = ("time/rollout_s", "time/reward_s", "time/update_s", "time/publish_s")
-        other = total - sum(self._spans[name] for name in steps)
-        return self._spans | {"time/iteration_s": total, "time/other_share": other / total}

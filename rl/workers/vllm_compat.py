@@ -106,6 +106,7 @@ class Engine:
     ) -> None:
         from vllm import EngineArgs, LLMEngine
 
+        _inspect_models_here()
         arguments = engine_arguments(
             model,
             dtype=dtype,
@@ -183,6 +184,17 @@ class Engine:
         while self.busy:
             self.step()
         return dict(self._engine.collective_rpc("stop_trace")[0])
+
+
+def _inspect_models_here() -> None:
+    """Let vLLM look at the model's class in this process instead of a fresh one, which saves its import on a CPU.
+
+    The detour through a process exists to keep CUDA uninitialised; without a GPU there is nothing to keep.
+    """
+    from vllm.model_executor.models import registry
+
+    if not torch.cuda.is_available() and hasattr(registry, "_run_in_subprocess"):
+        registry._run_in_subprocess = lambda look: look()
 
 
 def _has_latent_attention(model: str) -> bool:
