@@ -189,9 +189,9 @@ def _workers(config: Config, parts: Parts, console: ConsoleTracker) -> Iterator[
     """Trainer ranks and engines, started side by side; all end with the context."""
     from rl.workers import placement
     from rl.workers.rollout_pool import RolloutPool
-    from rl.workers.rollout_worker import EngineOptions
     from rl.workers.trainer_group import TrainerGroup
     from rl.workers.trainer_worker import TrainerOptions
+    from rl.workers.vllm_compat import EngineOptions
 
     trainer, rollout, cluster = config.trainer, config.rollout, config.cluster
     threads = placement.threads_of(cluster)

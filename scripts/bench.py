@@ -30,7 +30,7 @@ def rollout(config: Config) -> int:
     from rl.workers import placement
     from rl.workers.calls import wait_all
     from rl.workers.rollout_pool import RolloutPool
-    from rl.workers.rollout_worker import EngineOptions
+    from rl.workers.vllm_compat import EngineOptions
 
     parts = prepare(config)
     rng = random.Random(0)
@@ -78,12 +78,7 @@ class _PlainEngine:
         vllm_compat.prepare_environment(threads=options.threads)
         from vllm import LLM
 
-        arguments = vllm_compat.engine_arguments(
-            options.model, dtype=options.dtype, max_model_len=options.context, max_concurrency=options.concurrency,
-            kv_cache_gib=options.kv_cache_gib, gpu_memory_share=options.gpu_memory_share,
-            tensor_parallel=options.tensor_parallel, enforce_eager=options.enforce_eager, load_format="auto", seed=0,
-        )  # fmt: skip
-        self._llm = LLM(**arguments)
+        self._llm = LLM(**vllm_compat.engine_arguments(options))
 
     def ready(self) -> None:
         pass

@@ -12,8 +12,9 @@ import ray
 
 from rl.config import ClusterConfig, Placement, RolloutConfig
 from rl.workers.calls import wait_all
-from rl.workers.rollout_worker import EngineOptions, RolloutWorker
+from rl.workers.rollout_worker import RolloutWorker
 from rl.workers.trainer_worker import TrainerOptions, TrainerWorker
+from rl.workers.vllm_compat import EngineOptions
 
 
 def connect(cluster: ClusterConfig) -> None:

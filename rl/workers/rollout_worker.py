@@ -13,35 +13,16 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 from rl.types import Sample, SampleRequest, WeightVersion
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """What an engine is started with; see ``RolloutConfig`` and ``ModelConfig`` for the meaning."""
-
-    model: str
-    dtype: str
-    context: int
-    concurrency: int
-    stop_token_ids: Sequence[int]
-    kv_cache_gib: float
-    gpu_memory_share: float
-    tensor_parallel: int
-    enforce_eager: bool
-    seed: int
-    threads: int | None
+from rl.workers import vllm_compat
 
 
 class RolloutWorker:
     """The actor. ``submit`` and ``poll`` are the two halves of sampling; the rest runs between requests."""
 
-    def __init__(self, options: EngineOptions) -> None:
-        from rl.workers import vllm_compat
-
+    def __init__(self, options: vllm_compat.EngineOptions) -> None:
         vllm_compat.prepare_environment(threads=options.threads)
         self._inbox: queue.SimpleQueue[list[tuple[str, SampleRequest]] | tuple[Callable[[], Any], Future[Any]]] = (
             queue.SimpleQueue()
@@ -105,23 +86,9 @@ class RolloutWorker:
         self._inbox.put((call, done))
         return done.result()
 
-    def _run(self, options: EngineOptions, started: Future[None]) -> None:
+    def _run(self, options: vllm_compat.EngineOptions, started: Future[None]) -> None:
         try:
-            from rl.workers.vllm_compat import Engine
-
-            self._engine = Engine(
-                options.model,
-                dtype=options.dtype,
-                max_model_len=options.context,
-                max_concurrency=options.concurrency,
-                stop_token_ids=options.stop_token_ids,
-                kv_cache_gib=options.kv_cache_gib,
-                gpu_memory_share=options.gpu_memory_share,
-                tensor_parallel=options.tensor_parallel,
-                enforce_eager=options.enforce_eager,
-                load_format="auto",
-                seed=options.seed,
-            )
+            self._engine = vllm_compat.Engine(options)
         except BaseException as error:  # noqa: BLE001 - handed to whoever started the worker
             started.set_exception(error)
             return

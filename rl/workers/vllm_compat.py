@@ -42,44 +42,48 @@ class Finished:
     stopped: bool
 
 
-def engine_arguments(
-    model: str,
-    *,
-    dtype: str,
-    max_model_len: int,
-    max_concurrency: int,
-    kv_cache_gib: float,
-    gpu_memory_share: float,
-    tensor_parallel: int,
-    enforce_eager: bool,
-    load_format: str,
-    seed: int,
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What an engine is started with; see ``RolloutConfig`` and ``ModelConfig`` for the meaning."""
+
+    model: str
+    dtype: str
+    context: int
+    concurrency: int
+    stop_token_ids: Sequence[int]
+    kv_cache_gib: float
+    gpu_memory_share: float
+    tensor_parallel: int
+    enforce_eager: bool
+    seed: int
+    threads: int | None
+
+
+def engine_arguments(options: EngineOptions) -> dict[str, Any]:
     """Keyword arguments for vLLM's ``EngineArgs`` or ``LLM``."""
     arguments: dict[str, Any] = dict(
-        model=model,
+        model=options.model,
         skip_tokenizer_init=True,
         generation_config="vllm",
-        dtype=dtype,
-        seed=seed,
-        load_format=load_format,
-        max_model_len=max_model_len,
-        max_num_seqs=max_concurrency,
+        dtype=options.dtype,
+        seed=options.seed,
+        max_model_len=options.context,
+        max_num_seqs=options.concurrency,
         # Prompts are never cut into chunks: on a CPU, vLLM 0.32 cannot combine chunks with per-request seeds.
         enable_chunked_prefill=False,
-        max_num_batched_tokens=max(max_model_len, 8192),
+        max_num_batched_tokens=max(options.context, 8192),
         logprobs_mode="processed_logprobs",
         disable_log_stats=True,
-        enforce_eager=enforce_eager,
-        tensor_parallel_size=tensor_parallel,
-        gpu_memory_utilization=gpu_memory_share,
+        enforce_eager=options.enforce_eager,
+        tensor_parallel_size=options.tensor_parallel,
+        gpu_memory_utilization=options.gpu_memory_share,
         worker_extension_cls="rl.workers.vllm_compat.WeightReceiver",
     )
     if not torch.cuda.is_available():
-        arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
-        if tensor_parallel == 1:
+        arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gib * 2**30)
+        if options.tensor_parallel == 1:
             arguments["distributed_executor_backend"] = "uni"
-        if _has_latent_attention(model):
+        if _has_latent_attention(options.model):
             # vLLM 0.32's CPU kernel rotates only the first head of the [tokens, heads, size] queries that latent
             # attention hands it; torch's own operators rotate all of them.
             arguments["compilation_config"] = {"custom_ops": ["-rotary_embedding"]}
@@ -89,38 +93,12 @@ def engine_arguments(
 class Engine:
     """A vLLM engine that takes and returns tokens."""
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        dtype: str,
-        max_model_len: int,
-        max_concurrency: int,
-        stop_token_ids: Sequence[int],
-        kv_cache_gib: float,
-        gpu_memory_share: float,
-        tensor_parallel: int,
-        enforce_eager: bool,
-        load_format: str,
-        seed: int,
-    ) -> None:
+    def __init__(self, options: EngineOptions) -> None:
         from vllm import EngineArgs, LLMEngine
 
         _inspect_models_here()
-        arguments = engine_arguments(
-            model,
-            dtype=dtype,
-            max_model_len=max_model_len,
-            max_concurrency=max_concurrency,
-            kv_cache_gib=kv_cache_gib,
-            gpu_memory_share=gpu_memory_share,
-            tensor_parallel=tensor_parallel,
-            enforce_eager=enforce_eager,
-            load_format=load_format,
-            seed=seed,
-        )
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
-        self._stop_token_ids = list(stop_token_ids)
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(options)))
+        self._stop_token_ids = list(options.stop_token_ids)
 
     def add(self, request_id: str, request: SampleRequest) -> None:
         """Queue a request. The id must be new."""

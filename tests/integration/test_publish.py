@@ -16,9 +16,9 @@ from rl.weights.buckets import describe, pack, unpack
 from rl.weights.publish import Publisher
 from rl.workers import placement
 from rl.workers.rollout_pool import RolloutPool
-from rl.workers.rollout_worker import EngineOptions
 from rl.workers.trainer_group import TrainerGroup
 from rl.workers.trainer_worker import TrainerOptions
+from rl.workers.vllm_compat import EngineOptions
 
 PUBLISHES = 10
 
