@@ -1,5 +1,10 @@
+import hypothesis
 import pytest
 import torch
+
+# Examples differ in cost by their kind, and machines by their load: pytest's own timeout is the deadline.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items):
