@@ -23,12 +23,14 @@ $(VENV)/installed: pyproject.toml constraints/cpu.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "closedloop needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q $(TORCH) || $(BIN)/pip install -q $(TORCH) --index-url $(TORCH_INDEX)
-	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[cpu,dev]'
+	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[cpu,dev,ifeval]'
 	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
+	$(BIN)/pip install -q --no-deps llama-index-core==0.14.25
 	touch $@
 
+# The quickstart's coding tasks need a sandbox; without one it is arithmetic alone.
 demo: install
-	$(BIN)/closedloop train
+	$(BIN)/closedloop train $$($(BIN)/python -m rl.sandbox.isolation || echo tasks=arithmetic reward=math)
 
 test: install
 	$(BIN)/pytest

@@ -56,7 +56,7 @@ def weigh(groups: Sequence[RolloutGroup], advantage: Callable[[Tensor], Tensor])
     """
     kept = []
     for group in groups:
-        valid = [(r, s.value) for r, s in zip(group.rollouts, group.scores, strict=True) if s.error is None]
+        valid = [(r, s.value) for r, s in zip(group.rollouts, group.scores, strict=True) if s.fault is None]
         if len(valid) >= 2:
             kept.append(valid)
     sequences = []

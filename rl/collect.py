@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from envs.base import Env
-from rewards.scoring import score
-from rl.protocols import ChatCodec, Engine, RewardFunction
+from rewards.scoring import settle
+from rl.protocols import ChatCodec, Engine, Judge, Scorer
 from rl.rollout import run_rollout
-from rl.types import Rollout, RolloutGroup, Score, Task
+from rl.types import EndReason, Fault, Rollout, RolloutGroup, Score, Task
 
 
 @dataclass(kw_only=True)
@@ -23,14 +23,16 @@ class Collector:
     engine: Engine
     chat: ChatCodec
     envs: Mapping[str, Callable[[], Env]]
-    reward: RewardFunction
+    score: Scorer
     context: int
     max_tokens: int
     seed: int
     run: Callable[[Coroutine[Any, Any, Any]], Any]
     """Runs a coroutine to its end on the event loop that the engine lives on."""
+    judge: Judge | None = None
+    """Answers what a reward leaves open."""
     reward_s: float = 0.0
-    """Time spent in rewards since the run began."""
+    """Time since the run began in which only rewards were still at work: sampling had ended."""
 
     def collect(self, tasks: Sequence[Task], *, group_size: int, temperature: float, stream: str) -> list[RolloutGroup]:
         """Roll out and score every task ``group_size`` times.
@@ -50,13 +52,17 @@ class Collector:
             for k in range(group_size)
         ]
         results = await asyncio.gather(*attempts)
+        self.reward_s += time.monotonic() - max((ended for _, _, ended in results), default=time.monotonic())
         groups = []
         for number, task in enumerate(tasks):
             own = results[number * group_size : (number + 1) * group_size]
-            groups.append(RolloutGroup(task=task, rollouts=tuple(r for r, _ in own), scores=tuple(s for _, s in own)))
+            groups.append(
+                RolloutGroup(task=task, rollouts=tuple(r for r, _, _ in own), scores=tuple(s for _, s, _ in own))
+            )
         return groups
 
-    async def _attempt(self, task: Task, temperature: float, seed: int) -> tuple[Rollout, Score]:
+    async def _attempt(self, task: Task, temperature: float, seed: int) -> tuple[Rollout, Score, float]:
+        """The rollout, its score, and when sampling ended."""
         rollout = await run_rollout(
             task,
             env=self.envs[task.env](),
@@ -67,10 +73,10 @@ class Collector:
             temperature=temperature,
             seed=seed,
         )
-        started = time.monotonic()
-        result = score(self.reward, task, rollout)
-        self.reward_s += time.monotonic() - started
-        return rollout, result
+        ended = time.monotonic()
+        if rollout.end_reason is EndReason.ENV_ERROR:
+            return rollout, Score.failed(Fault.ENV, str(rollout.error)), ended
+        return rollout, await settle(await self.score(task, rollout), self.judge), ended
 
 
 def _seed(*parts: object) -> int:
@@ -83,10 +89,10 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """What a set of groups says about policy, rewards and faults (names as in ``docs/metrics.md``)."""
     rollouts = [r for g in groups for r in g.rollouts]
     scores = [s for g in groups for s in g.scores]
-    good = [s.value for s in scores if s.error is None]
+    good = [s.value for s in scores if s.fault is None]
     lengths = [r.completion_tokens for r in rollouts]
     logprobs = [x for r in rollouts for s in r.segments for x in s.sampler_logprobs]
-    spreads = [[s.value for s in g.scores if s.error is None] for g in groups]
+    spreads = [[s.value for s in g.scores if s.fault is None] for g in groups]
     metrics = {
         "reward/mean": _mean(good),
         "reward/constant_groups": _mean([float(len(set(values)) <= 1) for values in spreads]),
@@ -95,15 +101,14 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "rollout/length/mean": _mean(lengths),
         "rollout/length/max": float(max(lengths, default=0)),
         "rollout/entropy": -_mean(logprobs),
-        "fault/reward": float(sum(s.error is not None and s.error.startswith("reward") for s in scores)),
-        "fault/env": float(sum(s.error is not None and s.error.startswith("env") for s in scores)),
+        **{f"fault/{'' if f is Fault.ENV else 'reward/'}{f}": float(sum(s.fault is f for s in scores)) for f in Fault},
     }
     for reason in sorted({r.end_reason for r in rollouts}):
         metrics[f"rollout/end/{reason}"] = _mean([float(r.end_reason is reason) for r in rollouts])
     for part in sorted({name for s in scores for name in s.parts}):
         metrics[f"reward/part/{part}"] = _mean([s.parts[part] for s in scores if part in s.parts])
     for tag in sorted({tag for g in groups for tag in g.task.tags}):
-        values = [s.value for g in groups if tag in g.task.tags for s in g.scores if s.error is None]
+        values = [s.value for g in groups if tag in g.task.tags for s in g.scores if s.fault is None]
         metrics[f"reward/tag/{tag}"] = _mean(values)
     return metrics
 

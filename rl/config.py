@@ -85,6 +85,18 @@ class RolloutConfig:
 
 
 @dataclass
+class RewardPoolConfig:
+    """The processes that rewards run in."""
+
+    workers: int | None = None
+    """Rewards computed at once; null takes one per core, at most 8."""
+    deadline_s: float = 30.0
+    """Longest time for one reward; a slower one is a fault (``fault/reward/timeout``) and not a score of 0."""
+    memory_mib: int = 4096
+    """What one reward may allocate."""
+
+
+@dataclass
 class AlgorithmConfig:
     advantage: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
@@ -173,6 +185,9 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     reward: dict[str, Any] = field(default_factory=dict)
+    reward_pool: RewardPoolConfig = field(default_factory=RewardPoolConfig)
+    shaping: dict[str, Any] = field(default_factory=dict)
+    """Rewards by comparison within a group, by name; added to the scores of training rollouts."""
     env: dict[str, Any] = field(default_factory=dict)
     """Environment classes by the name that tasks call them."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -195,11 +210,12 @@ _AT_LEAST_ONE = (
     "tasks.per_iteration", "rollout.max_tokens", "rollout.workers", "rollout.concurrency", "rollout.tensor_parallel",
     "algorithm.updates_per_iteration", "trainer.ranks", "weights.bucket_mib", "weights.probe_prompts",
     "weights.probe_tokens", "evaluation.every", "evaluation.tasks", "evaluation.samples", "iterations",
-    "checkpoint.every", "checkpoint.keep", "tracking.table_every",
+    "checkpoint.every", "checkpoint.keep", "tracking.table_every", "reward_pool.memory_mib",
 )  # fmt: skip
 _POSITIVE = (
     "rollout.temperature", "rollout.kv_cache_gib", "rollout.deadline_s", "trainer.learning_rate",
-    "trainer.deadline_s", "evaluation.temperature", "cluster.object_store_gib", "cluster.start_deadline_s",
+    "trainer.deadline_s", "evaluation.temperature", "reward_pool.deadline_s", "cluster.object_store_gib",
+    "cluster.start_deadline_s",
 )  # fmt: skip
 
 
@@ -248,6 +264,8 @@ def validate(config: Config) -> None:
     )
     threads = config.cluster.threads
     require(threads is None or threads >= 1, "cluster.threads", "must be null or at least 1", threads)
+    workers = config.reward_pool.workers
+    require(workers is None or workers >= 1, "reward_pool.workers", "must be null or at least 1", workers)
     for name, part in (
         ("reward", config.reward),
         ("tasks.train", config.tasks.train),

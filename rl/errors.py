@@ -13,3 +13,7 @@ class WeightMismatchError(RuntimeError):
 
 class RunInterrupted(RuntimeError):
     """The run was stopped on request before its last iteration; everything up to here is saved."""
+
+
+class ToolMissingError(RuntimeError):
+    """A reward cannot do its work, because something that it depends on is missing or broken."""

@@ -63,4 +63,4 @@ class Evaluator:
         return metrics
 
     def _passed(self, group: RolloutGroup) -> int:
-        return sum(s.error is None and s.value >= self.pass_value for s in group.scores)
+        return sum(s.fault is None and s.value >= self.pass_value for s in group.scores)

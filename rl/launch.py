@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import signal
 import sys
 import time
@@ -22,6 +23,8 @@ import psutil
 import torch
 import yaml
 
+from rewards.base import build_reward, check_fields
+from rewards.pool import RewardPool
 from rl.chat import Chat
 from rl.checkpoint import Checkpoints
 from rl.collect import Collector
@@ -31,14 +34,14 @@ from rl.evaluate import Evaluator
 from rl.loop import System, run
 from rl.losses import LossInputs
 from rl.plugins import build
-from rl.protocols import RewardFunction, TaskSource
+from rl.protocols import GroupReward, RewardFunction, TaskSource
 from rl.schedules import learning_rate
 from rl.tasks import TaskStream, check_prompts, first_tasks
 from rl.tracking.console import ConsoleTracker
 from rl.tracking.files import FileTracker, read_metrics, summarise
 from rl.tracking.tracker import Trackers
 from rl.tracking.weights_and_biases import WandbTracker
-from rl.types import Task
+from rl.types import EndReason, Rollout, Task
 from rl.weights.publish import Publisher
 
 PROMPTS_CHECKED = 10_000
@@ -52,6 +55,7 @@ class Parts:
     train: TaskSource
     held_out: list[Task]
     reward: RewardFunction
+    shaping: dict[str, GroupReward]
     envs: dict[str, Callable[[], Any]]
     advantage: Callable[[torch.Tensor], torch.Tensor]
     loss: Callable[..., Any]
@@ -65,13 +69,15 @@ def prepare(config: Config) -> Parts:
         chat=Chat(config.model.path),
         train=build(config.tasks.train, name="tasks.train"),
         held_out=first_tasks(build(config.tasks.held_out, name="tasks.held_out"), config.evaluation.tasks),
-        reward=build(config.reward, name="reward", partial=True),
+        reward=build_reward(config.reward),
+        shaping={name: build(spec, name=f"shaping.{name}") for name, spec in config.shaping.items()},
         envs={name: build(spec, name=f"env.{name}", partial=True) for name, spec in config.env.items()},
         advantage=build(config.algorithm.advantage, name="algorithm.advantage", partial=True),
         loss=build(config.algorithm.loss, name="algorithm.loss", partial=True),
     )
     tasks = first_tasks(parts.train, PROMPTS_CHECKED if parts.train.size is not None else 64)
     check_prompts([*tasks, *parts.held_out], parts.chat, context=config.model.context)
+    check_fields(parts.reward, [*tasks, *parts.held_out])
     for task in [tasks[0], parts.held_out[0]]:
         if task.env not in parts.envs:
             raise ValueError(
@@ -125,12 +131,12 @@ def train(config: Config) -> Path:
     checkpoints = Checkpoints(folder / "checkpoints", keep=config.checkpoint.keep)
     done = _check_folder(config, folder, checkpoints, fingerprint)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = _plain(asdict(config))
-    (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
-    console = ConsoleTracker(name=config.name, folder=folder, iterations=config.iterations, done=done or 0)
-    trackers: list[Any] = [console, FileTracker(folder, resume_after=done)]
-    with stop_on_interrupt() as stop_requested, ExitStack() as cleanup:
+    with _reward_pool(config, parts) as scorer, stop_on_interrupt() as stop_requested, ExitStack() as cleanup:
+        folder.mkdir(parents=True, exist_ok=True)
+        plain = _plain(asdict(config))
+        (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+        console = ConsoleTracker(name=config.name, folder=folder, iterations=config.iterations, done=done or 0)
+        trackers: list[Any] = [console, FileTracker(folder, resume_after=done)]
         cleanup.callback(console.stop)
         with _workers(config, parts, console) as (trainer, pool, runner):
             if config.tracking.wandb != "disabled":
@@ -140,7 +146,7 @@ def train(config: Config) -> Path:
                 engine=pool,
                 chat=parts.chat,
                 envs=parts.envs,
-                reward=parts.reward,
+                score=scorer.score,
                 run=runner.run,
                 context=config.model.context,
                 max_tokens=config.rollout.max_tokens,
@@ -154,6 +160,7 @@ def train(config: Config) -> Path:
                     fingerprint=fingerprint,
                     stream=TaskStream(parts.train, seed=config.seed),
                     collector=collector,
+                    shaping=parts.shaping,
                     trainer=trainer,
                     publisher=Publisher(
                         source=trainer,
@@ -182,6 +189,27 @@ def train(config: Config) -> Path:
             f"stopped after iteration {finished} of {config.iterations}; the same command goes on from there"
         )
     return folder
+
+
+@contextmanager
+def _reward_pool(config: Config, parts: Parts) -> Iterator[RewardPool]:
+    """The processes that rewards run in, tried out with an empty reply to each kind of task; they end with the context.
+
+    Raises ``ValueError`` if the reward fails at that.
+    """
+    settings = config.reward_pool
+    workers = settings.workers or min(8, len(os.sched_getaffinity(0)))
+    pool = RewardPool(config.reward, workers=workers, deadline_s=settings.deadline_s, memory_mib=settings.memory_mib)
+    try:
+        pool.ready()
+        for task in {task.kind: task for task in [*parts.held_out, *first_tasks(parts.train, 64)]}.values():
+            silent = Rollout(task_id=task.id, segments=(), messages=(), end_reason=EndReason.STOP)
+            score = asyncio.run(pool.score(task, silent))
+            if score.fault is not None:
+                raise ValueError(f"reward: it fails on an empty reply to task {task.id} ({score.fault}): {score.error}")
+        yield pool
+    finally:
+        pool.close()
 
 
 @contextmanager

@@ -10,14 +10,15 @@ update starts from. Evaluation and checkpoints happen between iterations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rl.checkpoint import Checkpoints, RunState
 from rl.collect import Collector, rollout_metrics
 from rl.config import Config
 from rl.evaluate import Evaluator
-from rl.protocols import Tracker, Trainer
+from rl.protocols import GroupReward, Tracker, Trainer
+from rl.shaping import shape
 from rl.tasks import TaskStream
 from rl.tracking.clock import Clock, throughput, timed
 from rl.weights.publish import Publisher
@@ -31,6 +32,7 @@ class System:
     fingerprint: dict[str, str]
     stream: TaskStream
     collector: Collector
+    shaping: Mapping[str, GroupReward]
     trainer: Trainer
     publisher: Publisher
     evaluator: Evaluator
@@ -64,6 +66,7 @@ def run(system: System) -> int:
                 stream=f"train/{done}",
             )
         clock.split("time/rollout_s", "time/reward_s", system.collector.reward_s - reward_before)
+        groups = shape(groups, system.shaping, iteration=done)
 
         with clock.span("time/update_s"):
             metrics = system.trainer.update(groups)

@@ -27,9 +27,27 @@ class TaskSource(Protocol):
 
 
 class RewardFunction(Protocol):
-    """A verifiable reward: pure Python, no shared state, may run anywhere."""
+    """A verifiable reward: no shared state, runs in a process of its own. May be ``async``."""
 
     def __call__(self, task: Task, rollout: Rollout) -> float | Score: ...
+
+
+class Scorer(Protocol):
+    """Scores rollouts without blocking the event loop. Never raises for a reward's fault: the score carries it."""
+
+    async def __call__(self, task: Task, rollout: Rollout) -> Score: ...
+
+
+class GroupReward(Protocol):
+    """What a rollout earns by comparison with the others of its group, added to its score."""
+
+    def __call__(self, group: RolloutGroup, *, iteration: int) -> Sequence[float]: ...
+
+
+class Judge(Protocol):
+    """Answers yes-or-no questions about a response with the probability of yes, 0 to 1."""
+
+    async def __call__(self, question: Task) -> float: ...
 
 
 class ChatCodec(Protocol):

@@ -1,20 +1,17 @@
-"""Where tasks come from: procedural problems, local files, or any ``datasets`` name, as numbered ``Task`` records."""
+"""Where tasks come from, as numbered ``Task`` records: procedural problems and mixtures. Files are elsewhere."""
 
 from __future__ import annotations
 
-import json
+import functools
 import random
-import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rl.functions import function_at
+from rl.plugins import build
 from rl.procedural import FAMILIES, problem_at
 from rl.protocols import ChatCodec, TaskSource
 from rl.types import Task
-
-PARTS = ("train", "held_out", "all")
 
 
 class ProceduralTasks:
@@ -41,125 +38,62 @@ class ProceduralTasks:
         )
 
 
-class DatasetTasks:
-    """Rows of a data set, mapped to tasks.
+class FunctionTasks:
+    """One-line Python functions to write, without end (``rl.functions``), with unit tests.
+
+    Each task has ``fields["tests"]`` (asserts) and ``fields["entry_points"]``.
+    """
+
+    size = None
+
+    def __init__(self, *, seed: int = 0, held_out: bool = False) -> None:
+        self._options: dict[str, Any] = {"seed": seed, "held_out": held_out}
+
+    def task_at(self, index: int) -> Task:
+        function = function_at(index, **self._options)
+        return Task(
+            id=f"function-{index}",
+            kind="code",
+            messages=({"role": "user", "content": function.question},),
+            fields={"tests": function.tests(), "entry_points": (function.name,)},
+            tags=("function",),
+        )
+
+
+class MixedTasks:
+    """Several sources as one, in fixed shares.
 
     Args:
-        path: a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file, or a name or folder that ``datasets`` loads.
-        split: split of a ``datasets`` name; ignored for files.
-        prompt: template of the user message, with ``{column}`` for a column's value.
-        system: system message, or null.
-        fields: what the reward needs: field name to template or column, for example ``{answer: "{answer}"}``.
-        patterns: field name to a regular expression; the field becomes its first group's last match, for example
-            ``{answer: "#### (.+)"}`` for GSM8K.
-        kind: the tasks' kind.
-        env: the tasks' environment.
-        part: ``train`` or ``held_out`` take disjoint shares of the rows, by the prompt's text; ``all`` takes all.
-        held_out_percent: size of the ``held_out`` share.
-
-    Raises ``ValueError``, naming file and line, for a malformed row, and for an empty selection.
+        sources: by name, each with ``source`` (a mapping with ``_target_``) and optionally ``share`` (1), a whole
+            number: with shares 5 and 1, of every six tasks in a row five come from the first source.
+        seed: order in which a source with a size is walked through, anew each epoch.
 
     """
 
-    def __init__(
-        self,
-        *,
-        path: str,
-        prompt: str,
-        fields: Mapping[str, str],
-        split: str = "train",
-        system: str | None = None,
-        patterns: Mapping[str, str] | None = None,
-        kind: str = "math",
-        env: str = "single_turn",
-        part: str = "all",
-        held_out_percent: int = 10,
-    ) -> None:
-        if part not in PARTS:
-            raise ValueError(f"tasks: part must be one of {', '.join(PARTS)}, got {part!r}")
-        self._tasks: list[Task] = []
-        for index, (where, row) in enumerate(_rows(path, split)):
-            text = _fill(prompt, row, where)
-            if part != "all" and (zlib.crc32(text.encode()) % 100 < held_out_percent) != (part == "held_out"):
-                continue
-            values = {name: _fill(template, row, where) for name, template in fields.items()}
-            for name, pattern in (patterns or {}).items():
-                values[name] = _last_match(pattern, values.get(name, ""), name, where)
-            opening = [] if system is None else [{"role": "system", "content": system}]
-            self._tasks.append(
-                Task(
-                    id=f"{Path(path).stem}-{index}",
-                    kind=kind,
-                    messages=(*opening, {"role": "user", "content": text}),
-                    fields=values,
-                    env=env,
-                )
-            )
-        if not self._tasks:
-            raise ValueError(f"tasks: path must hold at least one row for part {part!r}, got none in {path}")
+    size = None
 
-    @property
-    def size(self) -> int:
-        return len(self._tasks)
+    def __init__(self, *, sources: Mapping[str, Mapping[str, Any]], seed: int = 0) -> None:
+        self._sources: list[TaskSource] = []
+        self._pattern: list[tuple[int, int]] = []
+        self._shares: list[int] = []
+        self._seed = seed
+        for number, (name, spec) in enumerate(sources.items()):
+            share = spec.get("share", 1)
+            if "source" not in spec or not isinstance(share, int) or share < 1:
+                raise ValueError(f"sources.{name} must have a source, and a share that is a whole number, got {spec}")
+            self._sources.append(build(spec["source"], name=f"sources.{name}.source"))
+            self._pattern += [(number, i) for i in range(share)]
+            self._shares.append(share)
+        if not self._sources:
+            raise ValueError("sources must name at least one source, got none")
+        self._pattern.sort(key=lambda entry: ((entry[1] + 0.5) / self._shares[entry[0]], entry[0]))
 
     def task_at(self, index: int) -> Task:
-        return self._tasks[index]
-
-
-def _rows(path: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(where, row) for every row; ``where`` is what an error message calls it."""
-    file = Path(path)
-    looks_like_file = file.suffix in (".jsonl", ".json", ".csv", ".parquet")
-    if looks_like_file and not file.is_file():
-        raise ValueError(f"tasks: path must be a file or a datasets name, got {path}, which does not exist")
-    if file.suffix == ".jsonl":
-        yield from _json_lines(file)
-        return
-    import datasets
-
-    try:
-        if looks_like_file:
-            loaded = datasets.load_dataset(file.suffix[1:], data_files=str(file), split="train")
-        else:
-            loaded = datasets.load_dataset(path, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise ValueError(f"tasks: path must be readable, got {path}: {str(error).splitlines()[0]}") from error
-    for number, row in enumerate(loaded):
-        yield f"{path}: row {number + 1}", row
-
-
-def _json_lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{file}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: every line must be a JSON object, got {line.strip()[:60]!r}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}: every line must be a JSON object, got {line.strip()[:60]!r}")
-            yield where, row
-
-
-def _fill(template: str, row: Mapping[str, Any], where: str) -> str:
-    """Put the row's columns into the template. Only ``{column}`` is replaced; other braces stay."""
-
-    def value(match: re.Match[str]) -> str:
-        column = match.group(1)
-        if row.get(column) is None:
-            raise ValueError(f"{where}: column {column!r} must have a value; the row has {sorted(row)}")
-        return str(row[column])
-
-    return re.sub(r"\{(\w+)\}", value, template)
-
-
-def _last_match(pattern: str, text: str, name: str, where: str) -> str:
-    found = re.findall(pattern, text)
-    if not found:
-        raise ValueError(f"{where}: field {name!r} must match {pattern!r}, got {text[-60:]!r}")
-    return str(found[-1]).strip()
+        block, place = divmod(index, len(self._pattern))
+        number, offset = self._pattern[place]
+        source = self._sources[number]
+        position = block * self._shares[number] + offset
+        return source.task_at(position if source.size is None else shuffled(position, source.size, seed=self._seed))
 
 
 class TaskStream:
@@ -171,7 +105,6 @@ class TaskStream:
     def __init__(self, source: TaskSource, *, seed: int, position: int = 0) -> None:
         self._source = source
         self._seed = seed
-        self._order: tuple[int, list[int]] | None = None
         self.position = position
 
     def take(self, count: int) -> list[Task]:
@@ -182,14 +115,20 @@ class TaskStream:
 
     def _index(self, position: int) -> int:
         size = self._source.size
-        if size is None:
-            return position
-        epoch, offset = divmod(position, size)
-        if self._order is None or self._order[0] != epoch:
-            order = list(range(size))
-            random.Random(f"{self._seed}/{epoch}").shuffle(order)
-            self._order = (epoch, order)
-        return self._order[1][offset]
+        return position if size is None else shuffled(position, size, seed=self._seed)
+
+
+def shuffled(position: int, size: int, *, seed: int) -> int:
+    """Where an endless walk through ``size`` things, in a new order each epoch, stands at ``position``."""
+    epoch, offset = divmod(position, size)
+    return _order(size, f"{seed}/{epoch}")[offset]
+
+
+@functools.lru_cache(maxsize=8)
+def _order(size: int, seed: str) -> list[int]:
+    order = list(range(size))
+    random.Random(seed).shuffle(order)
+    return order
 
 
 def first_tasks(source: TaskSource, count: int) -> list[Task]:

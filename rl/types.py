@@ -130,15 +130,50 @@ class Rollout:
         return sum(len(s.token_ids) for s in self.segments if s.from_model)
 
 
+class Fault(StrEnum):
+    """Why a rollout has no score: a failure of the machinery, never of the policy. Its rollout leaves its group."""
+
+    ENV = "env"
+    """The environment failed."""
+    TIMEOUT = "timeout"
+    """The reward was still at work at its deadline."""
+    MEMORY = "memory"
+    """The reward asked for more memory than a call may have."""
+    CRASH = "crash"
+    """The process that ran the reward died."""
+    EXCEPTION = "exception"
+    """The reward raised."""
+    INVALID = "invalid"
+    """The reward returned something else than a finite number in its declared range."""
+    TOOL = "tool"
+    """Something that the reward depends on is missing or does not work: a sandbox, a judge, a program."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What a reward leaves to a judge: a task for the critic, and what a full "yes" adds to the score."""
+
+    task: Task
+    weight: float
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """A reward's result. ``error`` is set, and ``value`` meaningless, where the reward itself failed."""
+    """A reward's result. Where ``fault`` is set the reward itself failed and ``value`` is meaningless."""
 
     value: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    fault: Fault | None = None
     error: str | None = None
+    """What went wrong, in words; set with ``fault``."""
+    questions: tuple[Question, ...] = ()
+    """Judgements still to be added to ``value``."""
     critic_version: int | None = None
     rubric_hash: str | None = None
+
+    @classmethod
+    def failed(cls, fault: Fault, error: str) -> Score:
+        return cls(value=0.0, fault=fault, error=error)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -64,11 +64,60 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--output", type=Path, default=Path("curve.png"), help="picture to write (default: curve.png)")
     plot.set_defaults(run=_plot)
 
+    _reward_commands(commands.add_parser("reward", help="write and check rewards of your own"))
+
     bench = commands.add_parser("bench", help="measure one part against the plain library")
-    bench.add_argument("part", choices=("rollout", "train"))
+    bench.add_argument("part", choices=("rollout", "train", "rewards"))
     bench.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as for train")
     bench.set_defaults(run=_bench)
     return parser
+
+
+def _reward_commands(reward: argparse.ArgumentParser) -> None:
+    commands = reward.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    new = commands.add_parser("new", help="write a package with a reward, its configuration, a test and sample rows")
+    new.add_argument("name", help="Python name of the reward, for example my_reward")
+    new.add_argument("--parent", type=Path, default=Path(), help="folder to write into (default: here)")
+    new.set_defaults(run=_reward_new)
+
+    check = commands.add_parser(
+        "check",
+        help="run a reward as training would and say whether it is fit to train on",
+        description="Scores every reply three times in the process pool of a run, and four cheats per task. Prints a "
+        "table; exits with 1 if the reward is unfit to train on.",
+    )
+    check.add_argument("target", help="dotted path of a function or class, an installed plugin, or a conf/reward name")
+    check.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of the reward")
+    check.add_argument(
+        "--data",
+        required=True,
+        help="rows with prompt (or question, text, problem), the reward's fields, responses",
+    )
+    check.add_argument("--responses", help="more replies: rows with the id (or number, from 0) of a task and response")
+    check.add_argument("--deadline", type=float, default=30.0, help="seconds per call (default: %(default)s)")
+    check.add_argument("--workers", type=int, default=2, help="calls at once (default: %(default)s)")
+    check.set_defaults(run=_reward_check)
+
+
+def _reward_new(options: argparse.Namespace) -> int:
+    from scripts.reward_new import new_reward
+
+    folder = new_reward(options.name, options.parent)
+    print(f"{folder}: see its README.md; next: pip install -e {folder}")
+    return 0
+
+
+def _reward_check(options: argparse.Namespace) -> int:
+    from scripts.reward_check import check, parse_settings
+
+    return check(
+        options.target,
+        parse_settings(options.settings),
+        options.data,
+        options.responses,
+        deadline_s=options.deadline,
+        workers=options.workers,
+    )
 
 
 def _settings() -> str:
@@ -122,6 +171,10 @@ def _bench(options: argparse.Namespace) -> int:
     from rl.compose import load_config
     from scripts import bench
 
+    if options.part == "rewards":
+        from scripts.bench_rewards import measure_rewards
+
+        return measure_rewards()
     measure = {"rollout": bench.rollout, "train": bench.train}[options.part]
     return measure(load_config(options.overrides))
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from rl.functions import FUNCTIONS, numbered_functions
 from rl.procedural import FAMILIES, Problem, problem_at
 
 Message = dict[str, Any]
@@ -79,42 +80,22 @@ def arithmetic(rng: random.Random) -> Dialogue:
     return [user(problem.question), assistant(reply)]
 
 
-# name, what it does, parameters, right body, wrong body
-_FUNCTIONS = (
-    ("add", "the sum of a and b", "a, b", "a + b", "a - b"),
-    ("sub", "a minus b", "a, b", "a - b", "b - a"),
-    ("mul", "the product of a and b", "a, b", "a * b", "a + b"),
-    ("double", "twice x", "x", "2 * x", "x + 2"),
-    ("square", "x squared", "x", "x * x", "x * 2"),
-    ("neg", "x with its sign changed", "x", "-x", "x"),
-    ("is_even", "whether n is even", "n", "n % 2 == 0", "n % 2 == 1"),
-    ("is_odd", "whether n is odd", "n", "n % 2 == 1", "n % 2 == 0"),
-    ("larger", "the larger of a and b", "a, b", "a if a > b else b", "a"),
-    ("smaller", "the smaller of a and b", "a, b", "a if a < b else b", "b"),
-    ("first", "the first item of xs", "xs", "xs[0]", "xs[1]"),
-    ("last", "the last item of xs", "xs", "xs[-1]", "xs[0]"),
-    ("total", "the sum of the list xs", "xs", "sum(xs)", "len(xs)"),
-    ("count", "how many items xs has", "xs", "len(xs)", "sum(xs)"),
-    ("biggest", "the largest item of xs", "xs", "max(xs)", "min(xs)"),
-    ("backwards", "the string s reversed", "s", "s[::-1]", "s"),
-    ("shout", "the string s in capitals", "s", "s.upper()", "s.lower()"),
-    ("join", "the strings s and t joined", "s, t", "s + t", "s"),
-)
+# What the starter writes instead of the right body, in the order of ``FUNCTIONS`` and ``numbered_functions``.
+_WRONG_BODIES = (
+    "a - b", "b - a", "a + b", "x + 2", "x * 2", "x", "n % 2 == 1", "n % 2 == 0", "a", "b", "xs[1]", "xs[0]", "len(xs)",
+    "sum(xs)", "min(xs)", "s", "s.lower()", "s",
+)  # fmt: skip
+_WRONG_NUMBERED = ("x", "x + {k}", "x < {k}")
 
 
 def python_function(rng: random.Random) -> Dialogue:
-    name, text, params, right, wrong = rng.choice(_FUNCTIONS)
+    function, wrong = rng.choice(tuple(zip(FUNCTIONS, _WRONG_BODIES, strict=True)))
     if rng.random() < 0.5:
         k = rng.randint(2, 99)
-        name, text, params, right, wrong = rng.choice(
-            (
-                (f"add{k}", f"x plus {k}", "x", f"x + {k}", "x"),
-                (f"times{k}", f"x times {k}", "x", f"x * {k}", f"x + {k}"),
-                (f"over{k}", f"whether x is more than {k}", "x", f"x > {k}", f"x < {k}"),
-            )
-        )
-    body = right if rng.random() < 0.55 else wrong
-    return [user(f"Write {name}({params}): return {text}."), assistant(f"def {name}({params}):\n    return {body}")]
+        function, wrong = rng.choice(tuple(zip(numbered_functions(k), _WRONG_NUMBERED, strict=True)))
+        wrong = wrong.format(k=k)
+    body = function.body if rng.random() < 0.55 else wrong
+    return [user(function.question), assistant(f"def {function.name}({function.params}):\n    return {body}")]
 
 
 def calculator_call(rng: random.Random) -> Dialogue:

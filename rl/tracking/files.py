@@ -54,6 +54,7 @@ def rollout_records(iteration: int, groups: Sequence[RolloutGroup]) -> Iterator[
                 "end_reason": rollout.end_reason,
                 "score": score.value,
                 "parts": dict(score.parts),
+                "fault": score.fault,
                 "error": score.error,
                 "segments": [
                     {

@@ -7,6 +7,7 @@ The last also catches an engine that took the weights and goes on computing with
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -72,43 +73,50 @@ class Publisher:
             wanted = self.source.logprobs(
                 [(request.prompt_ids, sample.token_ids) for request, sample in zip(requests, samples, strict=True)]
             )
-            gaps = [
-                abs(a - b)
+            by_prompt = [
+                [abs(a - b) for a, b in zip(sample.logprobs, own, strict=True)]
                 for sample, own in zip(samples, wanted, strict=True)
-                for a, b in zip(sample.logprobs, own, strict=True)
             ]
+            gaps = [gap for prompt in by_prompt for gap in prompt]
             mean, largest = sum(gaps) / len(gaps), max(gaps)
             # Written so that a NaN counts as disagreement.
             if not (mean <= self.max_mean_difference and largest <= self.max_difference):
+                worst_prompt = max(range(len(by_prompt)), key=lambda i: _size(by_prompt[i]))
+                tokens = [*requests[worst_prompt].prompt_ids, *samples[worst_prompt].token_ids]
                 raise WeightMismatchError(
                     f"engine {engine} disagrees with the trainer after version {version.number}: |difference| of the "
                     f"probe's logprobs is {mean:.4f} in the mean (limit weights.max_mean_difference="
                     f"{self.max_mean_difference}) and {largest:.4f} at most (limit weights.max_difference="
-                    f"{self.max_difference}); {self._blame(engine, version)}"
+                    f"{self.max_difference}); {self._blame(engine, version, tokens)}"
                 )
             worst_mean, worst = max(worst_mean, mean), max(worst, largest)
         return {"weights/probe_mean_abs_diff": worst_mean, "weights/probe_max_abs_diff": worst}
 
-    def _blame(self, engine: int, version: WeightVersion) -> str:
-        """Which tensors an engine that disagrees does not seem to use."""
-        prompt = self.probe_prompts[0]
-        module = first_difference(self.source.trace(prompt), self.sink.trace(engine, prompt))
+    def _blame(self, engine: int, version: WeightVersion, tokens: Sequence[int]) -> str:
+        """Which tensors an engine that disagrees on ``tokens`` does not seem to use."""
+        module = first_difference(self.source.trace(tokens), self.sink.trace(engine, tokens))
         if module is None:
             return "every block agrees on a plain prompt, so the cache or the sampler is to blame"
         names = [t.name for bucket in version.buckets for t in bucket.tensors if t.name.startswith(module + ".")]
         return f"its first block to differ is {module}, tensors: {_some(names)}"
 
 
+def _size(gaps: Sequence[float]) -> float:
+    """The largest of them; a NaN counts as infinite."""
+    return max((gap if gap == gap else math.inf for gap in gaps), default=0.0)
+
+
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, tolerance: float = 0.1) -> str | None:
-    """The first block, in the order they ran, whose outputs differ by more than ``tolerance`` of their size.
+    """The first block, in the order they ran, whose output differs for some token by more than ``tolerance`` of it.
 
     Both map module names to output tensors of one forward pass. Compared are the layers' direct children (attention,
     feed-forward, norms) and what lies outside of layers: deeper inside, engines fuse modules that trainers keep apart.
     """
     shared = [n for n in theirs if n in ours and ours[n].numel() == theirs[n].numel()]
     for name in filter(_BLOCK.fullmatch, shared):
-        a, b = ours[name].float().flatten(), theirs[name].float().flatten()
-        if not torch.linalg.vector_norm(a - b) <= tolerance * torch.linalg.vector_norm(a):
+        a, b = (side[name].float().reshape(-1, theirs[name].shape[-1]) for side in (ours, theirs))
+        # Token by token: an expert that is wrong shows only in the tokens that it was given.
+        if not (torch.linalg.vector_norm(a - b, dim=1) <= tolerance * torch.linalg.vector_norm(a, dim=1)).all():
             return name
     return None
 

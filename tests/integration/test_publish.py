@@ -61,9 +61,10 @@ def start_engine(config, path, parts):
 
 
 def publisher(source, pool, prompts):
+    limits = load_config([]).weights
     return Publisher(
-        source=source, sink=pool, probe_prompts=prompts[:8], probe_tokens=24, max_mean_difference=0.01,
-        max_difference=0.05,
+        source=source, sink=pool, probe_prompts=prompts[:8], probe_tokens=24,
+        max_mean_difference=limits.max_mean_difference, max_difference=limits.max_difference,
     )  # fmt: skip
 
 

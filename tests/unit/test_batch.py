@@ -13,7 +13,7 @@ from rl.compose import REPOSITORY
 from rl.logprobs import token_logprobs
 from rl.losses import LossInputs, grpo, k2
 from rl.precision import fp32_arithmetic
-from rl.types import EndReason, Rollout, RolloutGroup, Score, Segment, Task
+from rl.types import EndReason, Fault, Rollout, RolloutGroup, Score, Segment, Task
 from rl.workers.trainer_worker import load_policy
 
 LOSSES = {"k2": partial(k2, tau=0.3), "grpo": grpo}
@@ -120,9 +120,9 @@ def test_environment_tokens_carry_no_loss(policy):
 
 
 def test_failed_rollouts_leave_their_group():
-    scores = (Score(value=1.0), Score(value=0.0, error="reward: broken"), Score(value=0.0))
+    scores = (Score(value=1.0), Score.failed(Fault.EXCEPTION, "broken"), Score(value=0.0))
     one = replace(GROUPS[0], scores=scores)
-    none = replace(GROUPS[1], scores=(Score(value=1.0), *[Score(value=0.0, error="reward: broken")] * 2))
+    none = replace(GROUPS[1], scores=(Score(value=1.0), *[Score.failed(Fault.EXCEPTION, "broken")] * 2))
     sequences = weigh([one, none], group_mean)
     assert [(s.advantage, s.weight) for s in sequences] == [(0.5, 0.5), (-0.5, 0.5)]
 

@@ -5,7 +5,7 @@ import pytest
 
 from rl.compose import REPOSITORY
 
-PURE = "import rl.loop, rl.collect, rl.evaluate, rl.weights.publish, rl.launch, rewards.final_answer, envs.single_turn"
+PURE = "import rl.loop, rl.collect, rl.evaluate, rl.weights.publish, rl.launch, rewards.pool, rewards.math, envs.base"
 
 
 @pytest.mark.parametrize("runtime", ["ray", "vllm", "deepspeed", "wandb"])

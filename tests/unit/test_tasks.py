@@ -5,8 +5,10 @@ import pytest
 
 from rl.chat import Chat
 from rl.compose import REPOSITORY
+from rl.dataset_tasks import DatasetTasks
+from rl.functions import FUNCTIONS, numbered_functions
 from rl.procedural import FAMILIES, add_steps, mul_steps, problem_at, sub_steps
-from rl.tasks import DatasetTasks, ProceduralTasks, TaskStream, check_prompts, first_tasks
+from rl.tasks import FunctionTasks, MixedTasks, ProceduralTasks, TaskStream, check_prompts, first_tasks
 
 
 def write(path, rows):
@@ -36,6 +38,41 @@ def test_procedural_splits_are_disjoint_whatever_the_seeds():
     held_out = {t.messages[0]["content"] for t in first_tasks(ProceduralTasks(seed=1, held_out=True), 2000)}
     assert not train & held_out
     assert len(held_out) > 500
+
+
+def test_functions_and_their_tests_agree():
+    for task in first_tasks(FunctionTasks(seed=2), 300):
+        function = next(f for f in every_function() if f.question == task.messages[0]["content"])
+        names = {}
+        exec(f"def {function.name}({function.params}):\n    return {function.body}", names)
+        for test in task.fields["tests"]:
+            exec(test, names)
+        assert task.fields["entry_points"] == (function.name,)
+
+
+def every_function():
+    return [*FUNCTIONS, *(f for k in range(2, 100) for f in numbered_functions(k))]
+
+
+def test_function_splits_are_disjoint():
+    train = {t.messages[0]["content"] for t in first_tasks(FunctionTasks(seed=1), 1000)}
+    held_out = {t.messages[0]["content"] for t in first_tasks(FunctionTasks(seed=1, held_out=True), 1000)}
+    assert not train & held_out
+    assert len(held_out) >= 20
+
+
+def test_a_mixture_keeps_its_shares_and_walks_through_each_source(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"q": f"q{i}", "a": i} for i in range(4)])
+    rows = {"_target_": "rl.dataset_tasks.DatasetTasks", "path": path, "prompt": "{q}", "fields": {"answer": "{a}"}}
+    code = {"_target_": "rl.tasks.FunctionTasks"}
+    mixture = MixedTasks(sources={"rows": {"source": rows, "share": 2}, "code": {"source": code}})
+    tasks = first_tasks(mixture, 12)
+    assert [t.kind for t in tasks] == ["math", "code", "math"] * 4
+    ids = [t.id for t in tasks if t.kind == "math"]
+    assert sorted(ids[:4]) == sorted(ids[4:]) == [f"a-{i}" for i in range(4)]
+    assert [t.id for t in tasks if t.kind == "code"] == [f"function-{i}" for i in range(4)]
+    with pytest.raises(ValueError, match=r"sources\.code must have a source, and a share that is a whole number"):
+        MixedTasks(sources={"code": {"source": code, "share": 0.5}})
 
 
 def test_unknown_family_names_the_known_ones():
@@ -69,7 +106,20 @@ def test_other_file_types(tmp_path, suffix):
 
     path = tmp_path / f"a.{suffix}"
     getattr(pandas.DataFrame({"q": ["1+1", "2+2"], "a": ["2", "4"]}), f"to_{suffix}")(path, index=False)
-    assert [t.fields["answer"] for t in first_tasks(dataset(str(path)), 2)] == ["2", "4"]
+    assert [str(t.fields["answer"]) for t in first_tasks(dataset(str(path)), 2)] == ["2", "4"]
+
+
+def test_columns_keep_their_type_and_are_checked(tmp_path):
+    rows = [{"q": "x", "a": ["assert f(1) == 2"]}, {"q": "y", "a": "assert"}]
+    path = write(tmp_path / "a.jsonl", rows)
+    source = dataset(path, rows=[0, 1], columns={"a": "list"}, constants={"test_style": "asserts"}, tags=["q"])
+    task = source.task_at(0)
+    assert task.fields == {"test_style": "asserts", "answer": ["assert f(1) == 2"]}
+    assert (source.size, task.tags) == (1, ("x",))
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: column 'a' must be list, got str 'assert'"):
+        dataset(path, columns={"a": "list"})
+    with pytest.raises(ValueError, match="columns must have types out of str, int"):
+        dataset(path, columns={"a": "text"})
 
 
 def test_pattern_takes_the_last_match(tmp_path):

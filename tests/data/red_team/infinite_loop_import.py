@@ -1,0 +1,8 @@
+"""Never finishes loading."""
+
+while True:
+    pass
+
+
+def add(a, b):
+    return 0
