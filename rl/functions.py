@@ -88,9 +88,14 @@ def numbered_functions(k: int) -> tuple[Function, Function, Function]:
 
 
 def function_at(index: int, *, seed: int, held_out: bool) -> Function:
-    """Function number ``index`` of an endless stream from one split; depends on its arguments alone."""
+    """Function number ``index`` of an endless stream from one split; depends on its arguments alone.
+
+    Held out are numbers of the numbered functions. The named ones are for training alone, because nothing that is
+    learnt about one of them tells anything about another.
+    """
     rng = random.Random(f"functions/{seed}/{held_out}/{index}")
     while True:
-        function = rng.choice(numbered_functions(rng.randint(2, 99)) if rng.random() < 0.5 else FUNCTIONS)
-        if is_held_out(function.question) == held_out:
+        named = not held_out and rng.random() < 0.5
+        function = rng.choice(FUNCTIONS if named else numbered_functions(rng.randint(2, 99)))
+        if named or is_held_out(function.question) == held_out:
             return function

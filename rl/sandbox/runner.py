@@ -9,7 +9,6 @@ The program never shares a process or a file system with the tests, and what it 
 from __future__ import annotations
 
 import array
-import json
 import os
 import socket
 import subprocess
@@ -56,6 +55,7 @@ class LocalRunner:
             program = self._start_program(job, far)
             far.close()
             try:
+                wire.send(near, asdict(job.limits) | {"paths": self._packages})
                 if job.style == "stdio":
                     return self._stdio(job, near, deadline)
                 return self._with_tests(job, near, deadline)
@@ -74,8 +74,7 @@ class LocalRunner:
         return isolation.unsandboxed([str(isolation.GUEST / guest), *arguments])
 
     def _start_program(self, job: CodeJob, link: socket.socket) -> subprocess.Popen[bytes]:
-        limits = json.dumps(asdict(job.limits) | {"paths": self._packages})
-        arguments = [str(link.fileno()), limits]
+        arguments = [str(link.fileno())]
         command = self._command("judged.py", arguments, disk_mib=job.limits.disk_mib, paths=self._packages)
         return _start(command, link)
 

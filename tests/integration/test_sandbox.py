@@ -82,7 +82,7 @@ def test_mbpp_solutions_pass_and_mutants_fail(runner):
 
 def host_state():
     """What an attack could leave on the machine: processes, files, shared memory."""
-    processes = {p.pid for p in psutil.process_iter() if p.status() != psutil.STATUS_ZOMBIE}
+    processes = {p.pid for p in psutil.process_iter(["status"]) if p.info["status"] != psutil.STATUS_ZOMBIE}
     files = {str(p) for folder in ("/tmp", "/var/tmp", "/dev/shm", "/usr", "/etc", str(REPOSITORY))
              for p in Path(folder).glob("*")}  # fmt: skip
     shared = {kind: Path(f"/proc/sysvipc/{kind}").read_text() for kind in ("shm", "msg", "sem")}

@@ -5,11 +5,8 @@ calls with data.
 """
 
 import builtins
-import json
 import os
 import resource
-import signal
-import socket
 import sys
 import time
 
@@ -21,10 +18,11 @@ KEPT = 100_000
 
 
 def main():
-    fd, limits = int(sys.argv[1]), json.loads(sys.argv[2])
+    fd = int(sys.argv[1])
+    limits = wire.receive(wire.Descriptor(fd))
     sys.path.extend(limits["paths"])
     limit(limits)
-    Program(socket.socket(fileno=fd), limits).serve()
+    Program(fd, limits).serve()
 
 
 def limit(limits):
@@ -42,8 +40,8 @@ def limit(limits):
 
 
 class Program:
-    def __init__(self, link, limits):
-        self.link = link
+    def __init__(self, fd, limits):
+        self.link = wire.Descriptor(fd)
         self.limits = limits
         self.kept = []
         self.names = {"__name__": "solution"}
@@ -110,7 +108,6 @@ class Program:
             os.setpgid(0, 0)
             os.dup2(into[0], 0)
             os.dup2(out[1], 1)
-            self.link.close()
             os.closerange(3, 64)
             status = 1
             try:
@@ -163,7 +160,7 @@ class Program:
                 break
             time.sleep(0.002)
         try:
-            os.killpg(child, signal.SIGKILL)
+            os.killpg(child, 9)
         except ProcessLookupError:
             pass
         if not pid:
