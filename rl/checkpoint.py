@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 STATE = "state.json"
 _PREFIX = "iteration-"
@@ -20,8 +21,8 @@ class RunState:
 
     iteration: int
     """Iterations done."""
-    position: int
-    """Tasks taken from the training stream."""
+    stream: dict[str, Any]
+    """State of the training tasks' stream."""
     version: int
     """Optimizer steps done."""
     fingerprint: dict[str, str]

@@ -59,6 +59,8 @@ class ModelConfig:
 class TasksConfig:
     per_iteration: int = 32
     """Tasks (rollout groups) per iteration."""
+    stream: dict[str, Any] = field(default_factory=lambda: {"_target_": "rl.tasks.TaskStream"})
+    """In which order training tasks are taken."""
     train: dict[str, Any] = field(default_factory=dict)
     held_out: dict[str, Any] = field(default_factory=dict)
 
@@ -268,6 +270,7 @@ def validate(config: Config) -> None:
     require(workers is None or workers >= 1, "reward_pool.workers", "must be null or at least 1", workers)
     for name, part in (
         ("reward", config.reward),
+        ("tasks.stream", config.tasks.stream),
         ("tasks.train", config.tasks.train),
         ("tasks.held_out", config.tasks.held_out),
         ("algorithm.loss", config.algorithm.loss),

@@ -101,6 +101,41 @@ class DatasetTasks:
         return self._tasks[index]
 
 
+class SavedTasks:
+    """Tasks as ``closedloop tasks filter`` writes them, with their measured pass rate in ``fields["pass_rate"]``."""
+
+    def __init__(self, *, path: str) -> None:
+        self._tasks = [_saved_task(row, where) for where, row in read_rows(path)]
+        if not self._tasks:
+            raise ValueError(f"tasks: path must hold at least one task, got none in {path}")
+
+    @property
+    def size(self) -> int:
+        return len(self._tasks)
+
+    def task_at(self, index: int) -> Task:
+        return self._tasks[index]
+
+
+def saved_row(task: Task, pass_rate: float) -> dict[str, Any]:
+    """The row from which ``SavedTasks`` makes the task again."""
+    fields = {**task.fields, "pass_rate": pass_rate}
+    return {"id": task.id, "kind": task.kind, "messages": list(task.messages), "fields": fields, "env": task.env,
+            "tags": list(task.tags)}  # fmt: skip
+
+
+def _saved_task(row: Mapping[str, Any], where: str) -> Task:
+    _check_columns(row, {"id": "str", "kind": "str", "messages": "list", "fields": "dict", "tags": "list"}, where)
+    return Task(
+        id=row["id"],
+        kind=row["kind"],
+        messages=tuple(row["messages"]),
+        fields=row["fields"],
+        env=str(row.get("env", "single_turn")),
+        tags=tuple(row["tags"]),
+    )
+
+
 def read_rows(path: str, split: str = "train") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(where, row) for every row of a file or a ``datasets`` name; ``where`` is what an error message calls it."""
     file = Path(path)

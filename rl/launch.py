@@ -34,9 +34,9 @@ from rl.evaluate import Evaluator
 from rl.loop import System, run
 from rl.losses import LossInputs
 from rl.plugins import build
-from rl.protocols import GroupReward, RewardFunction, TaskSource
+from rl.protocols import GroupReward, RewardFunction, TaskSource, TaskStream
 from rl.schedules import learning_rate
-from rl.tasks import TaskStream, check_prompts, first_tasks
+from rl.tasks import check_prompts, first_tasks
 from rl.tracking.console import ConsoleTracker
 from rl.tracking.files import FileTracker, read_metrics, summarise
 from rl.tracking.tracker import Trackers
@@ -53,6 +53,7 @@ class Parts:
 
     chat: Chat
     train: TaskSource
+    stream: TaskStream
     held_out: list[Task]
     reward: RewardFunction
     shaping: dict[str, GroupReward]
@@ -65,9 +66,12 @@ def prepare(config: Config) -> Parts:
     """Build and check everything that needs no process. Raises ``ValueError``."""
     validate(config)
     _check_model(config)
+    train_source = build(config.tasks.train, name="tasks.train")
+    stream = build(config.tasks.stream, name="tasks.stream", partial=True)
     parts = Parts(
         chat=Chat(config.model.path),
-        train=build(config.tasks.train, name="tasks.train"),
+        train=train_source,
+        stream=stream(train_source, seed=config.seed),
         held_out=first_tasks(build(config.tasks.held_out, name="tasks.held_out"), config.evaluation.tasks),
         reward=build_reward(config.reward),
         shaping={name: build(spec, name=f"shaping.{name}") for name, spec in config.shaping.items()},
@@ -142,23 +146,14 @@ def train(config: Config) -> Path:
             if config.tracking.wandb != "disabled":
                 trackers.append(WandbTracker(config.tracking, name=config.name, folder=folder, config=plain))
             tracker = Trackers(trackers)
-            collector = Collector(
-                engine=pool,
-                chat=parts.chat,
-                envs=parts.envs,
-                score=scorer.score,
-                run=runner.run,
-                context=config.model.context,
-                max_tokens=config.rollout.max_tokens,
-                seed=config.seed,
-            )
+            collector = _collector(config, parts, pool, scorer, runner)
             prompts = [parts.chat.prompt_ids(t.messages) for t in parts.held_out[: config.weights.probe_prompts]]
             console.step("measuring the starting policy" if done is None else "resuming")
             finished = run(
                 System(
                     config=config,
                     fingerprint=fingerprint,
-                    stream=TaskStream(parts.train, seed=config.seed),
+                    stream=parts.stream,
                     collector=collector,
                     shaping=parts.shaping,
                     trainer=trainer,
@@ -219,7 +214,6 @@ def _workers(config: Config, parts: Parts, console: ConsoleTracker) -> Iterator[
     from rl.workers.rollout_pool import RolloutPool
     from rl.workers.trainer_group import TrainerGroup
     from rl.workers.trainer_worker import TrainerOptions
-    from rl.workers.vllm_compat import EngineOptions
 
     trainer, rollout, cluster = config.trainer, config.rollout, config.cluster
     threads = placement.threads_of(cluster)
@@ -227,23 +221,7 @@ def _workers(config: Config, parts: Parts, console: ConsoleTracker) -> Iterator[
     placement.connect(cluster)
     try:
         console.step("starting engines and trainer ranks")
-        engines, engines_up = placement.start_rollout_workers(
-            EngineOptions(
-                model=config.model.path,
-                dtype=rollout.dtype.value,
-                context=config.model.context,
-                concurrency=rollout.concurrency,
-                stop_token_ids=parts.chat.stop_token_ids,
-                kv_cache_gib=rollout.kv_cache_gib,
-                gpu_memory_share=rollout.gpu_memory_share,
-                tensor_parallel=rollout.tensor_parallel,
-                enforce_eager=rollout.enforce_eager,
-                seed=config.seed,
-                threads=threads,
-            ),
-            rollout,
-            cluster,
-        )
+        engines, engines_up = placement.start_rollout_workers(_engine_options(config, parts), rollout, cluster)
         ranks, ranks_up = placement.start_trainer_workers(
             TrainerOptions(
                 model=config.model.path,
@@ -287,6 +265,58 @@ def _workers(config: Config, parts: Parts, console: ConsoleTracker) -> Iterator[
         placement.disconnect()
 
 
+def _engine_options(config: Config, parts: Parts) -> Any:
+    from rl.workers import placement
+    from rl.workers.vllm_compat import EngineOptions
+
+    rollout = config.rollout
+    return EngineOptions(
+        model=config.model.path,
+        dtype=rollout.dtype.value,
+        context=config.model.context,
+        concurrency=rollout.concurrency,
+        stop_token_ids=parts.chat.stop_token_ids,
+        kv_cache_gib=rollout.kv_cache_gib,
+        gpu_memory_share=rollout.gpu_memory_share,
+        tensor_parallel=rollout.tensor_parallel,
+        enforce_eager=rollout.enforce_eager,
+        seed=config.seed,
+        threads=placement.threads_of(config.cluster),
+    )
+
+
+@contextmanager
+def sampling(config: Config, parts: Parts) -> Iterator[Collector]:
+    """Engines with the model as it lies on disk and the reward's processes, no trainer; all end with the context."""
+    from rl.workers import placement
+    from rl.workers.rollout_pool import RolloutPool
+
+    with _reward_pool(config, parts) as scorer:
+        placement.connect(config.cluster)
+        try:
+            options = _engine_options(config, parts)
+            engines, started = placement.start_rollout_workers(options, config.rollout, config.cluster)
+            placement.wait_started(started, config.cluster)
+            with asyncio.Runner() as runner:
+                engine = RolloutPool(engines, deadline_s=config.rollout.deadline_s, run=runner.run)
+                yield _collector(config, parts, engine, scorer, runner)
+        finally:
+            placement.disconnect()
+
+
+def _collector(config: Config, parts: Parts, engine: Any, scorer: RewardPool, runner: asyncio.Runner) -> Collector:
+    return Collector(
+        engine=engine,
+        chat=parts.chat,
+        envs=parts.envs,
+        score=scorer.score,
+        run=runner.run,
+        context=config.model.context,
+        max_tokens=config.rollout.max_tokens,
+        seed=config.seed,
+    )
+
+
 def _fingerprint(config: Config) -> dict[str, str]:
     """Settings under which a checkpoint can be continued; see ``_check_folder``."""
     return {
@@ -295,6 +325,7 @@ def _fingerprint(config: Config) -> dict[str, str]:
         "trainer.ranks": str(config.trainer.ranks),
         "trainer.zero_stage": str(config.trainer.zero_stage),
         "tasks.train": str(_plain(config.tasks.train)),
+        "tasks.stream": str(_plain(config.tasks.stream)),
     }
 
 

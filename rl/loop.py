@@ -17,9 +17,8 @@ from rl.checkpoint import Checkpoints, RunState
 from rl.collect import Collector, rollout_metrics
 from rl.config import Config
 from rl.evaluate import Evaluator
-from rl.protocols import GroupReward, Tracker, Trainer
+from rl.protocols import GroupReward, TaskStream, Tracker, Trainer
 from rl.shaping import shape
-from rl.tasks import TaskStream
 from rl.tracking.clock import Clock, throughput, timed
 from rl.weights.publish import Publisher
 
@@ -66,6 +65,7 @@ def run(system: System) -> int:
                 stream=f"train/{done}",
             )
         clock.split("time/rollout_s", "time/reward_s", system.collector.reward_s - reward_before)
+        system.stream.observe(groups)
         groups = shape(groups, system.shaping, iteration=done)
 
         with clock.span("time/update_s"):
@@ -94,7 +94,7 @@ def save(system: System, done: int) -> None:
     """Checkpoint the run as it stands after ``done`` iterations."""
     state = RunState(
         iteration=done,
-        position=system.stream.position,
+        stream=system.stream.state(),
         version=system.trainer.version,
         fingerprint=system.fingerprint,
     )
@@ -108,5 +108,5 @@ def restore(system: System) -> int:
         return 0
     state, folder = found
     system.trainer.load(folder, version=state.version)
-    system.stream.position = state.position
+    system.stream.restore(state.stream)
     return state.iteration

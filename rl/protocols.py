@@ -26,6 +26,24 @@ class TaskSource(Protocol):
     def task_at(self, index: int) -> Task: ...
 
 
+class TaskStream(Protocol):
+    """Hands out a run's training tasks, and may learn from how they went. Its state is saved with every checkpoint."""
+
+    def take(self, count: int) -> list[Task]:
+        """Tasks for the next iteration."""
+        ...
+
+    def observe(self, groups: Sequence[RolloutGroup]) -> None:
+        """Results of the tasks that were taken last."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything that ``restore`` needs to go on exactly here, as JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
 class RewardFunction(Protocol):
     """A verifiable reward: no shared state, runs in a process of its own. May be ``async``."""
 

@@ -11,7 +11,7 @@ from rl.functions import function_at
 from rl.plugins import build
 from rl.procedural import FAMILIES, problem_at
 from rl.protocols import ChatCodec, TaskSource
-from rl.types import Task
+from rl.types import RolloutGroup, Task
 
 
 class ProceduralTasks:
@@ -97,21 +97,30 @@ class MixedTasks:
 
 
 class TaskStream:
-    """An endless walk through a source whose whole state is one integer, ``position``.
+    """An endless walk through a source whose whole state is one integer.
 
     A source with a size is shuffled anew each epoch, by ``seed`` and epoch.
     """
 
-    def __init__(self, source: TaskSource, *, seed: int, position: int = 0) -> None:
+    def __init__(self, source: TaskSource, *, seed: int) -> None:
         self._source = source
         self._seed = seed
-        self.position = position
+        self._position = 0
 
     def take(self, count: int) -> list[Task]:
         """The next ``count`` tasks."""
-        tasks = [self._source.task_at(self._index(self.position + i)) for i in range(count)]
-        self.position += count
+        tasks = [self._source.task_at(self._index(self._position + i)) for i in range(count)]
+        self._position += count
         return tasks
+
+    def observe(self, groups: Sequence[RolloutGroup]) -> None:
+        """Nothing: the order does not depend on how tasks went."""
+
+    def state(self) -> dict[str, Any]:
+        return {"position": self._position}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._position = int(state["position"])
 
     def _index(self, position: int) -> int:
         size = self._source.size

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--output", type=Path, default=Path("curve.png"), help="picture to write (default: curve.png)")
     plot.set_defaults(run=_plot)
 
+    _tasks_commands(commands.add_parser("tasks", help="look at training tasks and choose among them"))
     _reward_commands(commands.add_parser("reward", help="write and check rewards of your own"))
 
     bench = commands.add_parser("bench", help="measure one part against the plain library")
@@ -71,6 +72,54 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as for train")
     bench.set_defaults(run=_bench)
     return parser
+
+
+def _tasks_commands(tasks: argparse.ArgumentParser) -> None:
+    commands = tasks.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    report = commands.add_parser("report", help="tags, kinds, prompt lengths, unsuitable types of the training tasks")
+    filtered = commands.add_parser(
+        "filter",
+        help="measure every training task with the model and keep those of moderate difficulty",
+        description="Samples every task with the configured model, writes what was measured beside the output as it "
+        "goes (the same command goes on from there after a stop), and at the end the kept tasks, ready for "
+        "tasks=saved tasks.train.path=OUTPUT, and a manifest.",
+    )
+    filtered.add_argument("--output", type=Path, required=True, help="file of kept tasks to write (.jsonl)")
+    filtered.add_argument("--low", type=float, default=0.0, help="keep pass rates above this (default: %(default)s)")
+    filtered.add_argument("--high", type=float, default=1.0, help="keep pass rates below this (default: %(default)s)")
+    filtered.add_argument("--samples", type=int, default=10, help="tries per task (default: %(default)s)")
+    filtered.add_argument("--guesses", type=int, default=8, help="tries without reasoning; 0 for none (default: 8)")
+    filtered.add_argument("--all-types", action="store_true", help="also keep choice, true-or-false and proof tasks")
+    for parser in (report, filtered):
+        parser.add_argument("--limit", type=int, help="look at the first so many tasks; needed for endless sources")
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as for train")
+    report.set_defaults(run=_tasks_report)
+    filtered.set_defaults(run=_tasks_filter)
+
+
+def _tasks_report(options: argparse.Namespace) -> int:
+    from rl.compose import load_config
+    from scripts.tasks_command import report
+
+    return report(load_config(options.overrides), options.limit)
+
+
+def _tasks_filter(options: argparse.Namespace) -> int:
+    from rl.compose import load_config
+    from rl.selection import Filter
+    from scripts.tasks_command import filter_tasks
+
+    rules = Filter(
+        low=options.low, high=options.high, drop_guessed=options.guesses > 0, drop_types=not options.all_types
+    )
+    return filter_tasks(
+        load_config(options.overrides),
+        rules,
+        output=options.output,
+        samples=options.samples,
+        guesses=options.guesses,
+        limit=options.limit,
+    )
 
 
 def _reward_commands(reward: argparse.ArgumentParser) -> None:

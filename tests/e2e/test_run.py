@@ -108,7 +108,7 @@ def test_every_metric_is_documented(whole):
     unknown = sorted(k for k in logged if not any(re.fullmatch(p, k) for p in patterns))
     assert not unknown
     unused = [p for p in patterns if not any(re.fullmatch(p, k) for k in logged)]
-    optional = {p for p in unused if p.startswith(("rollout/end/", "reward/part/", "loss/clipped_share"))}
+    optional = {p for p in unused if p.startswith(("rollout/end/", "loss/clipped_share"))}
     assert set(unused) <= optional | {"optim/skipped_updates"}, unused
 
 
@@ -158,3 +158,23 @@ def test_export_loads(whole, tmp_path):
     prompt.pop("token_type_ids", None)
     reply = model.generate(**prompt, max_new_tokens=40, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert "answer:" in tokenizer.decode(reply)
+
+
+def test_a_plugin_trains_without_a_change_to_this_repository(tmp_path):
+    """What docs/rewards.md tells a new user to do, with the template as it is."""
+    cli = [sys.executable, "-m", "scripts.cli"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([*cli, "reward", "new", "loud"], cwd=tmp_path, env=environment, check=True, timeout=60)
+    done = subprocess.run(
+        [*cli, "train", "--config-dir", "conf", "reward=loud", "experiment=smoke", "reward.least_letters=2"],
+        cwd=tmp_path / "loud",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    records = read_metrics(tmp_path / "loud/runs/smoke")
+    assert [r["iteration"] for r in records] == [0, 1, 2]
+    assert not any(value for r in records for name, value in r.items() if name.startswith("fault/"))

@@ -4,7 +4,7 @@ from rl.checkpoint import Checkpoints, RunState
 
 
 def state(iteration):
-    return RunState(iteration=iteration, position=3, version=iteration, fingerprint={"seed": "0"})
+    return RunState(iteration=iteration, stream={"position": 3}, version=iteration, fingerprint={"seed": "0"})
 
 
 def test_newest_and_keep(tmp_path):

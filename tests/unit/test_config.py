@@ -17,7 +17,7 @@ def test_every_group_file_loads(choice):
     name = choice.split("=")[1]
     extra = {
         "jsonl": ["tasks.train.path=a"],
-        "gsm8k": ["tasks.train.path=a", "tasks.held_out.path=b"],
+        "saved": ["tasks.train.path=a", "tasks.held_out.path=b"],
         "plugin": ["reward._target_=c"],
     }
     validate(load_config([choice, *extra.get(name, [])]))
