@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from rl.puzzles import check
-
 from rewards.base import reward
+from rl.puzzles import check
 from rl.types import Rollout, Task
 
 
