@@ -74,7 +74,7 @@ def _question(task: Task, number: int, requirement: str, prompt: str, reply: str
 
 def follows(name: str, arguments: Mapping[str, Any], prompt: str, reply: str, *, loose: bool = False) -> bool:
     """IFEval's verdict on one constraint. Raises ``ValueError`` for an unknown one."""
-    checks = _checks()
+    checks = ifeval_checks()
     if name not in checks:
         raise ValueError(f"constraints must be known to IFEval, got {name!r}; known are {', '.join(sorted(checks))}")
     check = checks[name](name)
@@ -95,7 +95,7 @@ def _loosened(reply: str) -> list[str]:
 
 
 @functools.cache
-def _checks() -> Mapping[str, Callable[[str], Any]]:
+def ifeval_checks() -> Mapping[str, Callable[[str], Any]]:
     """IFEval's checkers by id. Raises ``ToolMissingError`` if the package or its sentence tables are missing."""
     try:
         import nltk

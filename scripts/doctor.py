@@ -121,17 +121,22 @@ def _gpus() -> list[Finding]:
 
 
 def _sandbox() -> list[Finding]:
-    path = shutil.which("bwrap")
-    works = False
-    if path:
-        command = [path, "--unshare-all", "--ro-bind", "/", "/", "true"]
-        works = subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0  # noqa: S603
-    text = "not installed" if path is None else "works" if works else "installed, but may not unshare namespaces here"
-    return [
-        Finding(
-            "bubblewrap sandbox", works, text, "apt-get install bubblewrap; needed for code rewards only", needed=False
-        )
-    ]
+    from rl.sandbox.isolation import problem
+
+    reason = problem()
+    text = "isolates" if reason is None else reason.partition(":")[0]
+    mend = "apt-get install bubblewrap, and allow user namespaces; code rewards need it, and the quickstart has some"
+    return [Finding("sandbox", reason is None, text, mend, needed=False)]
+
+
+def _instructions() -> list[Finding]:
+    from rewards.instructions import ifeval_checks
+    from rl.errors import ToolMissingError
+
+    try:
+        return [Finding("IFEval checks", True, f"{len(ifeval_checks())} kinds of constraint")]
+    except ToolMissingError as error:
+        return [Finding("IFEval checks", False, "missing", str(error).rpartition(": ")[2], needed=False)]
 
 
 def _wandb() -> list[Finding]:
@@ -142,5 +147,5 @@ def _wandb() -> list[Finding]:
 
 
 CHECKS: tuple[Callable[[], list[Finding]], ...] = (
-    _python, _packages, _torchvision, _engine, _trainer, _machine, _gpus, _sandbox, _wandb,
+    _python, _packages, _torchvision, _engine, _trainer, _machine, _gpus, _sandbox, _instructions, _wandb,
 )  # fmt: skip

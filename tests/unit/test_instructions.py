@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rewards.instructions import _checks, falsely_claimed, follows, instructions
+from rewards.instructions import falsely_claimed, follows, ifeval_checks, instructions
 from rewards.scoring import evaluate
 from rl.errors import ToolMissingError
 from rl.types import EndReason, Fault, Rollout, Task
@@ -12,7 +12,7 @@ from rl.types import EndReason, Fault, Rollout, Task
 
 def installed():
     try:
-        return bool(_checks())
+        return bool(ifeval_checks())
     except ToolMissingError:
         return False
 
@@ -95,8 +95,8 @@ VERDICTS = [
 
 
 def test_every_kind_of_constraint_has_both_verdicts():
-    assert {name for name, *_ in VERDICTS} == set(_checks())
-    assert len(_checks()) == 25
+    assert {name for name, *_ in VERDICTS} == set(ifeval_checks())
+    assert len(ifeval_checks()) == 25
 
 
 @pytest.mark.parametrize(("name", "arguments", "reply", "verdict"), VERDICTS)
