@@ -106,8 +106,11 @@ class _Server:
         with self._lock:
             if self._building is not None:
                 building, self._building = self._building, None
-                with building:
-                    self._problem = _receive(building, BUILD_S, "the reward's imports took too long")
+                try:
+                    with building:
+                        self._problem = _receive(building, BUILD_S, "the reward's imports took too long")
+                except (OSError, EOFError) as error:
+                    self._problem = f"reward: the process that builds it ended or hung: {error!r}"
             if self._problem is not None:
                 raise ValueError(self._problem)
 

@@ -1,4 +1,4 @@
-"""Procedural logic puzzles with exact checkers: Morse code, table reasoning, number riddles and the game of 24.
+"""Procedural logic puzzles with exact checkers: Morse code, table reasoning and number riddles.
 
 Families that reasoning-gym does not have. A puzzle is a pure function of a ``random.Random`` and a size from 1 (easy)
 to 5 (hard); each family words its question in one way and in one order, so that two questions with different texts
@@ -7,7 +7,6 @@ are different puzzles and the split by text (``rl.procedural``) is one by conten
 
 from __future__ import annotations
 
-import ast
 import functools
 import itertools
 import math
@@ -15,7 +14,7 @@ import operator
 import random
 import re
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -25,8 +24,6 @@ from rl.procedural import is_held_out
 SIZES = range(1, 6)
 LONGEST = 500
 """Characters beyond which a reply counts as wrong unread."""
-LONGEST_EXPRESSION = 100
-"""The same for twenty_four."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,75 +314,12 @@ def number_riddle(rng: random.Random, size: int) -> Puzzle:
     return _puzzle("number_riddle", question, "".join(map(str, secret)))
 
 
-_Values = dict[Fraction, tuple[int, str]]
-"""What can be made of some numbers: in how many ways, and one of them in brackets."""
-
-
-def _splits(numbers: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Every way to part the numbers into two groups, the smaller first."""
-    for mask in range(1, 2 ** (len(numbers) - 1)):
-        groups = [tuple(n for i, n in enumerate(numbers) if mask >> i & 1 == side) for side in (0, 1)]
-        small, large = sorted(groups, key=len)
-        yield small, large
-
-
-@functools.cache
-def _values(numbers: tuple[int, ...]) -> _Values:
-    if len(numbers) == 1:
-        return {Fraction(numbers[0]): (1, str(numbers[0]))}
-    made: _Values = {}
-    for left, right in _splits(numbers):
-        for (a, (i, x)), (b, (j, y)) in itertools.product(_values(left).items(), _values(right).items()):
-            results = [(a + b, f"({x}+{y})"), (a * b, f"({x}*{y})"), (a - b, f"({x}-{y})"), (b - a, f"({y}-{x})")]
-            results += [(a / b, f"({x}/{y})")] if b else []
-            results += [(b / a, f"({y}/{x})")] if a else []
-            for value, text in results:
-                ways, known = made.get(value, (0, text))
-                made[value] = (ways + i * j, known)
-    return made
-
-
-@functools.cache
-def _solve_24(numbers: tuple[int, ...]) -> tuple[int, str]:
-    """In how many ways the numbers make 24 (counting every order of working), and one of them."""
-    total, answer = 0, ""
-    for left, right in _splits(numbers):
-        others = _values(right)
-        for a, (i, x) in _values(left).items():
-            partners = [(24 - a, "{x}+{y}"), (a - 24, "{x}-{y}"), (a + 24, "{y}-{x}")]
-            partners += [(24 / a, "{x}*{y}"), (a / 24, "{x}/{y}"), (24 * a, "{y}/{x}")] if a else []
-            for b, text in partners:
-                if b in others:
-                    j, y = others[b]
-                    total, answer = total + i * j, answer or text.format(x=x, y=y)
-    return total, answer
-
-
-_WAYS_24 = (range(20, 10**6), range(11, 20), range(7, 11), range(4, 7), range(1, 4))
-"""In how many ways a puzzle can be solved, by size: each band holds about a fifth of all solvable ones."""
-
-
-def twenty_four(rng: random.Random, size: int) -> Puzzle:
-    """Four numbers from 1 to 13 that make 24; the larger the size, the fewer ways there are."""
-    while True:
-        numbers = tuple(sorted(rng.choices(range(1, 14), k=4)))
-        ways, answer = _solve_24(numbers)
-        if ways in _WAYS_24[size - 1]:
-            break
-    question = (
-        f"Make 24 from the numbers {', '.join(map(str, numbers))}. Use each of them exactly once, with +, -, *, / and "
-        "brackets. Answer with the expression alone."
-    )
-    return Puzzle(family="twenty_four", question=question, answer=answer, accepts={"numbers": list(numbers)})
-
-
 FAMILIES: dict[str, Callable[[random.Random, int], Puzzle]] = {
     "morse_decode": morse_decode,
     "morse_encode": morse_encode,
     "table_lookup": table_lookup,
     "table_aggregate": table_aggregate,
     "number_riddle": number_riddle,
-    "twenty_four": twenty_four,
 }
 
 
@@ -411,8 +345,6 @@ def check(puzzle_family: str, accepts: Mapping[str, Any], reply: str) -> bool:
     """Whether a reply, the final answer's text alone, is right. Raises ``ValueError`` for an unknown family."""
     if puzzle_family not in FAMILIES:
         raise ValueError(f"puzzle_family must be one of {sorted(FAMILIES)}, got {puzzle_family!r}")
-    if puzzle_family == "twenty_four":
-        return _makes_24(reply, accepts["numbers"])
     plain = _plain_morse if puzzle_family == "morse_encode" else _plain
     return len(reply) <= LONGEST and plain(reply) == plain(accepts["text"])
 
@@ -429,36 +361,3 @@ def _plain(text: str) -> str:
 def _plain_morse(text: str) -> str:
     """Morse code with single spaces; a final full stop is a dot."""
     return " ".join(text.replace("/", " / ").split())
-
-
-_SIGNS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-"})
-_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
-
-
-def _makes_24(reply: str, numbers: Sequence[int]) -> bool:
-    if len(reply) > LONGEST_EXPRESSION:
-        return False
-    text = re.sub(r"\s*=\s*24$", "", " ".join(reply.translate(_SIGNS).split()).removesuffix("."))
-    if not re.fullmatch(r"[0-9+*/() -]+", text):
-        return False
-    try:
-        value, used = _evaluate(ast.parse(text, mode="eval").body)
-    except (SyntaxError, ValueError, ZeroDivisionError):
-        return False
-    return value == 24 and sorted(used) == sorted(numbers)
-
-
-def _evaluate(node: ast.expr) -> tuple[Fraction, list[int]]:
-    """The exact value of an expression and the numbers in it. Raises ``ValueError`` for anything but + - * /."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return Fraction(node.value), [node.value]
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        left, used = _evaluate(node.left)
-        right, more = _evaluate(node.right)
-        return _OPERATORS[type(node.op)](left, right), used + more
-    raise ValueError(f"an expression must hold whole numbers, + - * / and brackets, got {ast.dump(node)}")

@@ -1,7 +1,6 @@
 import itertools
 import json
 import re
-from fractions import Fraction
 
 import pytest
 
@@ -40,10 +39,6 @@ def wrong_replies(puzzle):
         yield from (str(int(answer) + 1), str(int(answer) - 1), f"-{answer}", f"{answer}.5", f"{answer}0", f"1{answer}")
     if puzzle.family == "morse_encode":
         yield from (answer.translate(str.maketrans(".-", "-.")), answer.replace(" ", ""), answer + ".", answer + " .")
-    if puzzle.family == "twenty_four":
-        first = re.search(r"\d+", answer).group()
-        yield from (answer.replace(first, f"{int(first) + 1}", 1), f"{answer}+1-1", f"({answer})*1", f"-({answer})")
-        yield from (f"{answer}*1.0", f"{answer}=25", f"24={answer}", f"({answer})**1", f"({answer})//1", "24")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -97,7 +92,7 @@ def test_families_come_in_equal_shares():
 )
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        puzzle_at(0, **{"families": ["twenty_four"], "seed": 0, "size": 1, "held_out": False} | options)
+        puzzle_at(0, **{"families": ["number_riddle"], "seed": 0, "size": 1, "held_out": False} | options)
 
 
 def test_unknown_family_of_a_reply():
@@ -220,83 +215,6 @@ def test_riddles_have_one_answer(size):
         for fact in text.split(". "):
             fitting = [number for number in fitting if fits(number, fact)]
         assert fitting == [int(puzzle.answer)], puzzle
-
-
-def test_twenty_four_answers_are_right():
-    for puzzle in (p for size in SIZES for p in puzzles("twenty_four", size, 40)):
-        stated = [int(n) for n in re.findall(r"\d+", puzzle.question.split("numbers")[1])]
-        assert sorted(int(n) for n in re.findall(r"\d+", puzzle.answer)) == stated == puzzle.accepts["numbers"]
-        assert all(1 <= n <= 13 for n in stated)
-        assert eval(re.sub(r"(\d+)", r"Fraction(\1)", puzzle.answer), {"Fraction": Fraction}) == 24
-
-
-@pytest.mark.parametrize(
-    ("numbers", "reply"),
-    [
-        ([3, 3, 8, 8], "8/(3-8/3)"),
-        ([1, 5, 5, 5], "5*(5-1/5) = 24"),
-        ([1, 5, 5, 5], "(5 - 1 / 5) \u00d7 5 = 24."),
-        ([6, 5, 4, 1], "6\u00f7(5\u00f74\u22121)"),
-        ([1, 2, 3, 4], " ((1)*2*\n3*4) "),
-        ([4, 4, 10, 10], "(10\u00d710\u22124)\u00f74=24"),
-    ],
-)
-def test_every_way_of_writing_24_is_accepted(numbers, reply):
-    assert check("twenty_four", {"numbers": numbers}, reply)
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "1*2*3*5",
-        "1*2*3",
-        "1*2*3*4*1",
-        "1*2*3*4+4-4",
-        "12*3*4/6",
-        "24",
-        "4*3*2*1.0",
-        "4*3*2*1 = 25",
-        "4*3*2*1 = 24 = 24",
-        "4*3*2+1",
-        "4/(1-3+2)",
-        "1/0",
-        "-4*-3*2*1",
-        "+4*3*2*1",
-        "4*3*2--1",
-        "4**3-2*1",
-        "4*3*2//1",
-        "4*3*2%1",
-        "x*2*3*4",
-        "__import__('os').getpid()",
-        "abs(4*3*2*1)",
-        "4(3*2*1)",
-        "[4*3*2*1][0]",
-        "4*3*2*1 if 1 else 0",
-        "4*3*2*1,",
-        "04*3*2*1",
-        "4*3*2*True",
-        "4*3*2*1#",
-        "4*3*2*1\0",
-        "(4*3*2*1",
-        "()",
-        "",
-        "9**9**9**9",
-        "9" * 100,
-        "(" * 50,
-        "(" * 100,
-        "(" * 46 + "4*3*2*1" + ")" * 48,
-        "(" * 47 + "4*3*2*1" + ")" * 47,
-        "4*3*2*1" + " " * 94,
-        "9" * 10**6,
-    ],
-)
-def test_24_refuses_wrong_numbers_and_anything_but_arithmetic(reply):
-    assert not check("twenty_four", {"numbers": [1, 2, 3, 4]}, reply)
-
-
-def test_24_reads_a_hundred_characters():
-    assert check("twenty_four", {"numbers": [1, 2, 3, 4]}, "(" * 46 + "4*3*2*1" + ")" * 46)
-    assert check("twenty_four", {"numbers": [1, 2, 3, 4]}, "4*3*2*1" + " " * 93)
 
 
 @pytest.mark.parametrize(
