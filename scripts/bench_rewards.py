@@ -15,7 +15,8 @@ from rich.table import Table
 from rewards.pool import RewardPool
 from rl.functions import FUNCTIONS
 from rl.sandbox import isolation
-from rl.types import EndReason, Fault, Rollout, Score, Segment, Task
+from rl.types import Fault, Rollout, Score, Task
+from scripts.reward_check import said
 
 MATH_CHECKS = 1000
 PROGRAMS = 200
@@ -41,27 +42,24 @@ def hang(task: Task, rollout: Rollout) -> float:
     return 1.0
 
 
-def _said(text: str) -> Rollout:
-    segment = Segment(token_ids=(0,), from_model=True, sampler_logprobs=(0.0,))
-    messages = ({"role": "assistant", "content": text},)
-    return Rollout(task_id="bench", segments=(segment,), messages=messages, end_reason=EndReason.STOP)
-
-
 def _task(**fields: Any) -> Task:
     return Task(id="bench", kind="bench", messages=(), fields=fields)
+
+
+BLANK = _task()
 
 
 def measure_rewards() -> int:
     """Print the figures; 0 if every one of them is what it should be."""
     math_calls = [
-        (_task(answer=ANSWERS[i % len(ANSWERS)][0]), _said(f"answer: {ANSWERS[i % len(ANSWERS)][1]}"))
+        (_task(answer=ANSWERS[i % len(ANSWERS)][0]), said(BLANK, f"answer: {ANSWERS[i % len(ANSWERS)][1]}"))
         for i in range(MATH_CHECKS)
     ]
     code_calls = [
-        (_task(tests=f.tests()), _said(f"def {f.name}({f.params}):\n    return {f.body}"))
+        (_task(tests=f.tests()), said(BLANK, f"def {f.name}({f.params}):\n    return {f.body}"))
         for f in (FUNCTIONS[i % len(FUNCTIONS)] for i in range(PROGRAMS))
     ]
-    hang_calls = [(_task(hang=i % (CALLS // HANGING) == 0), _said("x")) for i in range(CALLS)]
+    hang_calls = [(_task(hang=i % (CALLS // HANGING) == 0), said(BLANK, "x")) for i in range(CALLS)]
     table = Table("what", "measured", "wanted")
     good = True
 

@@ -67,6 +67,7 @@ def filter_tasks(config: Config, rules: Filter, *, output: Path, samples: int, g
     missing = [task for task in tasks if task.id not in known]
     console = Console(stderr=True)
     if missing:
+        console.print("starting an engine and the reward's processes")
         with sampling(config, parts) as collector, Progress(console=console) as progress:
             bar = progress.add_task("measuring", total=len(tasks), completed=len(tasks) - len(missing))
             for start in range(0, len(missing), BATCH):
