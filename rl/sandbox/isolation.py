@@ -61,14 +61,15 @@ def bubblewrap(
             command += ["--symlink", str(path.readlink()), str(path)]
         else:
             command += ["--ro-bind", str(path), str(path)]
+    # The new /tmp comes before what is shown of the machine, some of which may lie below its /tmp.
+    command += ["--size", str(disk_mib * 2**20), "--tmpfs", "/tmp"]  # noqa: S108 - a new one
     prefix = str(Path(python()).parent.parent)
     for folder in dict.fromkeys([prefix, *paths]):
         if prefix != "/usr" or folder != prefix:
             command += ["--ro-bind", folder, folder]
     command += ["--ro-bind", str(GUEST), "/guest", "--proc", "/proc", "--dev", "/dev"]
-    size = str(disk_mib * 2**20)
-    command += ["--size", str(2**20), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108 - a new one
-    command += ["--size", size, "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]  # noqa: S108
+    command += ["--size", str(2**20), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108
+    command += ["--chdir", "/tmp", "--remount-ro", "/"]  # noqa: S108
     return [*command, "--", python(), "-I", "-S", "-B", *arguments]
 
 
