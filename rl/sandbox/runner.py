@@ -23,7 +23,7 @@ from rl.sandbox import isolation
 from rl.sandbox.base import CodeJob, TestResult, same_output, stdio_case
 from rl.sandbox.guest import wire
 
-START_S = 10.0
+START_S = 60.0
 """Longest time until a sandbox answers."""
 
 
@@ -49,6 +49,8 @@ class LocalRunner:
 
     def judge(self, job: CodeJob) -> list[TestResult]:
         """See ``rl.sandbox.base.Runner``."""
+        if job.style != "stdio":
+            self._start_harness(with_pytest=job.style == "pytest")
         deadline = time.monotonic() + job.limits.wall_s
         near, far = socket.socketpair()
         with near:
@@ -88,17 +90,18 @@ class LocalRunner:
             results.append(TestResult(name=str(number), passed=passed, detail="" if passed else f"exit {status}"))
         return results
 
-    def _with_tests(self, job: CodeJob, link: socket.socket, deadline: float) -> list[TestResult]:
-        needs_pytest = job.style == "pytest"
-        if needs_pytest not in self._harnesses:
-            paths = _pytest_paths() if needs_pytest else []
+    def _start_harness(self, *, with_pytest: bool) -> None:
+        if with_pytest not in self._harnesses:
+            paths = _pytest_paths() if with_pytest else []
             command = self._command("harness.py", ["{fd}", *paths], disk_mib=16, paths=paths)
-            self._harnesses[needs_pytest] = _Harness(command)
-        harness = self._harnesses[needs_pytest]
+            self._harnesses[with_pytest] = _Harness(command)
+
+    def _with_tests(self, job: CodeJob, link: socket.socket, deadline: float) -> list[TestResult]:
+        harness = self._harnesses[job.style == "pytest"]
         results, whole = harness.run(job, link, deadline)
         if harness.broken:
             harness.close()
-            del self._harnesses[needs_pytest]
+            del self._harnesses[job.style == "pytest"]
         if job.style == "pytest":
             # How many tests a file holds is known only if it ran to its end.
             return results if whole and results else [*results, TestResult(name="file", passed=False, detail="cut off")]

@@ -24,6 +24,8 @@ MEMORY = 2**30
 def main():
     control = socket.socket(fileno=int(sys.argv[1]))
     sys.path.extend(sys.argv[2:])
+    if sys.argv[2:]:
+        import pytest  # noqa: F401 - takes seconds: once, and not in every fork
     wire.send(control, {"ready": True})
     while True:
         try:
