@@ -100,7 +100,7 @@ def _machine() -> list[Finding]:
     shm = shutil.disk_usage("/dev/shm").free / 2**30 if os.path.isdir("/dev/shm") else 0.0  # noqa: PTH112
     return [
         Finding("cores", cores >= 2, str(cores), "the quickstart wants 2", needed=False),
-        Finding("free memory", memory >= 6, f"{memory:.1f} GiB", "the quickstart needs 6 GiB"),
+        Finding("free memory", memory >= 7, f"{memory:.1f} GiB", "the quickstart needs 7 GiB"),
         Finding("free disk", disk >= 2, f"{disk:.1f} GiB", "checkpoints and rollouts need room"),
         Finding(
             "/dev/shm",
