@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import zlib
 
@@ -51,23 +50,13 @@ def in_language(task: Task, rollout: Rollout, *, language: str = "en", least_let
     return min(1.0, found.get(str(task.fields.get("language", language)), 0.0))
 
 
-@functools.cache
-def _detector() -> object:
+def _languages(text: str) -> dict[str, float]:
     try:
-        from langdetect import DetectorFactory, detector_factory
+        import langdetect
     except ImportError as error:
         raise ToolMissingError("in_language needs langdetect: pip install langdetect") from error
-    DetectorFactory.seed = 0
-    detector_factory.init_factory()
-    return detector_factory._factory
-
-
-def _languages(text: str) -> dict[str, float]:
-    from langdetect.lang_detect_exception import LangDetectException
-
-    detector = _detector().create()  # type: ignore[attr-defined]
-    detector.append(text)
+    langdetect.DetectorFactory.seed = 0
     try:
-        return {guess.lang: float(guess.prob) for guess in detector.get_probabilities()}
-    except LangDetectException:
+        return {guess.lang: float(guess.prob) for guess in langdetect.detect_langs(text)}
+    except langdetect.LangDetectException:
         return {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rl.procedural import is_held_out
 from rl.types import Task
 
 PARTS = ("train", "held_out", "all")
@@ -74,7 +74,7 @@ class DatasetTasks:
                 continue
             _check_columns(row, columns or {}, where)
             text = _fill(prompt, row, where)
-            if part != "all" and (zlib.crc32(text.encode()) % 100 < held_out_percent) != (part == "held_out"):
+            if part != "all" and is_held_out(text, percent=held_out_percent) != (part == "held_out"):
                 continue
             values = {name: _value(template, row, where) for name, template in fields.items()}
             for name, pattern in (patterns or {}).items():

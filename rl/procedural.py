@@ -26,9 +26,9 @@ class Problem:
     steps: str
 
 
-def is_held_out(question: str) -> bool:
-    """Whether a question belongs to the held-out split (about ``HELD_OUT_PERCENT`` of all questions)."""
-    return zlib.crc32(question.encode()) % 100 < HELD_OUT_PERCENT
+def is_held_out(question: str, *, percent: int = HELD_OUT_PERCENT) -> bool:
+    """Whether a question belongs to the held-out split (about ``percent`` of all questions)."""
+    return zlib.crc32(question.encode()) % 100 < percent
 
 
 def _digits(value: int, width: int) -> list[int]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import subprocess
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -104,12 +103,13 @@ def _run(
     async def all_calls() -> tuple[list[Score], float, float]:
         warm = [call for call in calls[: 40 * workers] if not call[0].fields.get("hang")]
         await asyncio.gather(*(pool.score(*call) for call in warm))
-        watch = asyncio.create_task(_longest_pause())
+        pauses: list[float] = []
+        watch = asyncio.create_task(_watch(pauses))
         started = time.monotonic()
         scores = await asyncio.gather(*(pool.score(*call) for call in calls))
         seconds = time.monotonic() - started
         watch.cancel()
-        return scores, seconds, await _cancelled(watch)
+        return scores, seconds, max(pauses, default=0.0)
 
     try:
         pool.ready()
@@ -118,22 +118,12 @@ def _run(
         pool.close()
 
 
-_PAUSES: list[float] = []
-
-
-async def _longest_pause() -> None:
+async def _watch(pauses: list[float]) -> None:
     """Record how much later than asked the event loop wakes up, until cancelled."""
-    _PAUSES.clear()
     while True:
         before = time.monotonic()
         await asyncio.sleep(0.005)
-        _PAUSES.append(time.monotonic() - before - 0.005)
-
-
-async def _cancelled(watch: Awaitable[None]) -> float:
-    with contextlib.suppress(asyncio.CancelledError):
-        await watch
-    return max(_PAUSES, default=0.0)
+        pauses.append(time.monotonic() - before - 0.005)
 
 
 def _cold_start() -> float:

@@ -29,7 +29,6 @@ BARS = " ▁▂▃▄▅▆▇█"
 CHEATS = ("empty", "the prompt echoed", "the format without an answer", "every number at once")
 
 MOST_FAULTS = 0.01
-MOST_DISAGREEMENT = 0.0
 MOST_CONSTANT = 0.95
 CHEAT_LIMIT = 0.5
 """Largest share of the range that a cheat may earn on average."""
@@ -39,6 +38,7 @@ CHEAT_LIMIT = 0.5
 class Report:
     """What the check found. ``reasons`` says why the reward is unfit; empty if it is fit."""
 
+    calls: int = 0
     values: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
@@ -126,8 +126,8 @@ def said(task: Task, text: str) -> Rollout:
 
 
 async def _examine(pool: RewardPool, groups: Sequence[tuple[Task, list[str]]]) -> Report:
-    report = Report()
     calls = [(task, reply) for task, replies in groups for reply in replies]
+    report = Report(calls=RUNS * len(calls))
     tricks = [(task, name, text) for task, _ in groups for name, text in cheats(task).items()]
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("scoring", total=RUNS * len(calls) + len(tricks))
@@ -165,10 +165,9 @@ async def _examine(pool: RewardPool, groups: Sequence[tuple[Task, list[str]]]) -
 
 def _verdict(report: Report, low: float, high: float, deadline_s: float) -> list[str]:
     reasons = []
-    calls = RUNS * (len(report.values) + sum(report.faults.values()) // RUNS) or 1
-    if sum(report.faults.values()) / calls > MOST_FAULTS:
-        reasons.append(f"{sum(report.faults.values())} of {calls} calls failed; see the faults by kind")
-    if report.disagreements > MOST_DISAGREEMENT:
+    if report.faults.total() > MOST_FAULTS * report.calls:
+        reasons.append(f"{report.faults.total()} of {report.calls} calls failed; see the faults by kind")
+    if report.disagreements:
         reasons.append(f"{report.disagreements} replies were scored differently in {RUNS} runs; seed what is random")
     if len(set(report.values)) == 1:
         reasons.append(f"every reply got {report.values[0]:g}; there is nothing to learn from")

@@ -45,9 +45,7 @@ except BlockingIOError:
 """
 
 
-def bubblewrap(
-    arguments: Sequence[str], *, disk_mib: int, paths: Sequence[str] = (), fd: int | None = None
-) -> list[str]:
+def bubblewrap(arguments: Sequence[str], *, disk_mib: int, paths: Sequence[str] = ()) -> list[str]:
     """The command that runs Python with ``arguments`` fully unshared.
 
     The root is read-only and holds the system's libraries, Python, the guest programs and ``paths``; ``/tmp`` is an
@@ -63,9 +61,8 @@ def bubblewrap(
             command += ["--ro-bind", str(path), str(path)]
     # The new /tmp comes before what is shown of the machine, some of which may lie below its /tmp.
     command += ["--size", str(disk_mib * 2**20), "--tmpfs", "/tmp"]  # noqa: S108 - a new one
-    prefix = str(Path(python()).parent.parent)
-    for folder in dict.fromkeys([prefix, *paths]):
-        if prefix != "/usr" or folder != prefix:
+    for folder in dict.fromkeys([str(Path(python()).parent.parent), *paths]):
+        if folder != "/usr":
             command += ["--ro-bind", folder, folder]
     command += ["--ro-bind", str(GUEST), "/guest", "--proc", "/proc", "--dev", "/dev"]
     command += ["--size", str(2**20), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108

@@ -85,9 +85,9 @@ class LocalRunner:
         for number, test in enumerate(job.tests):
             stdin, wanted = stdio_case(test)
             said = _ask(link, {"do": "run", "source": job.source, "stdin": stdin}, deadline)
-            output, status, cut = said if isinstance(said, list) and len(said) == 3 else ("", "died", False)
-            passed = status == 0 and not cut and same_output(str(output), wanted)
-            results.append(TestResult(name=str(number), passed=passed, detail="" if passed else f"exit {status}"))
+            output, status = said.get("output"), said.get("status", "died")
+            passed = status == 0 and said.get("cut") is False and same_output(str(output), wanted)
+            results.append(TestResult(name=str(number), passed=passed, detail="" if passed else f"exit {status}"[:100]))
         return results
 
     def _start_harness(self, *, with_pytest: bool) -> None:
@@ -145,7 +145,8 @@ class _Harness:
                 results.append(
                     TestResult(name=message["test"], passed=message["passed"], detail=message.get("detail", ""))
                 )
-        except (OSError, EOFError):
+        except (OSError, EOFError, ValueError):
+            # A ValueError is a message that a killed job left unfinished: what follows on the socket cannot be read.
             self.broken = True
             return results, False
 
@@ -166,14 +167,15 @@ def _start(command: list[str], link: socket.socket) -> subprocess.Popen[bytes]:
     )
 
 
-def _ask(link: socket.socket, request: dict[str, Any], deadline: float) -> Any:
-    """A program's answer, or None if there is none in time or it makes no sense."""
+def _ask(link: socket.socket, request: dict[str, Any], deadline: float) -> dict[str, Any]:
+    """A program's answer as it came, empty if there is none in time or it makes no sense: nothing in it is trusted."""
     try:
         link.settimeout(max(0.001, deadline - time.monotonic()))
         wire.send(link, request)
-        return wire.unpack(wire.receive(link).get("value"), lambda _: None)
-    except (OSError, EOFError, ValueError, TypeError):
-        return None
+        value = wire.receive(link).get("value")
+    except (OSError, EOFError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _pytest_paths() -> list[str]:

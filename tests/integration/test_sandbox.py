@@ -77,7 +77,7 @@ def test_mbpp_solutions_pass_and_mutants_fail(runner):
     data = rows("mbpp")
     assert len(data) == 974
     assert not [r["task_id"] for r in data if not passed(runner.judge(mbpp(r, r["code"])))]
-    assert not [r["task_id"] for r in data[::4] if passed(runner.judge(mbpp(r, mutant(r["code"]))))]
+    assert not [r["task_id"] for r in data if passed(runner.judge(mbpp(r, mutant(r["code"]))))]
 
 
 def host_state():

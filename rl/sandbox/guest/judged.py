@@ -67,7 +67,7 @@ class Program:
             exec(compile(request["source"], "solution.py", "exec"), self.names)  # noqa: S102 - what this is for
             return None
         if operation == "run":
-            return wire.pack(self.run(request["source"], request["stdin"]), self.refer)
+            return self.run(request["source"], request["stdin"])
         args = [wire.unpack(a, self.resolve) for a in request["args"]]
         if operation == "name":
             return wire.pack(self.names[args[0]], self.refer)
@@ -151,7 +151,7 @@ class Program:
                     break
                 got += part
         status = self.reap(child, deadline)
-        return [got[: most + 1].decode(errors="replace"), status, len(got) > most]
+        return {"output": got[: most + 1].decode(errors="replace"), "status": status, "cut": len(got) > most}
 
     def reap(self, child, deadline):
         while True:
