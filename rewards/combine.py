@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from rewards.base import Declaration, build_reward, declaration
@@ -82,7 +82,9 @@ class Combined:
                 is_open = is_open and score.value > 0
                 continue
             total += part.weight * score.value
-            questions += [Question(task=q.task, weight=part.weight * q.weight) for q in score.questions]
+            questions += [
+                replace(q, name=f"{part.name}/{q.name}", weight=part.weight * q.weight) for q in score.questions
+            ]
         if not is_open:
             return Score(value=0.0, parts=values)
         return Score(value=total, parts=values, questions=tuple(questions))

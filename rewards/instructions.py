@@ -61,7 +61,11 @@ def instructions(task: Task, rollout: Rollout, *, credit: str = "all", loose: bo
     count = len(met) + len(nuanced) if credit == "share" else max(1, len(nuanced))
     value = sum(met) / count if credit == "share" else float(not nuanced)
     questions = tuple(
-        Question(task=_question(task, number, text, prompt, rollout.completion), weight=1 / count)
+        Question(
+            name=f"nuanced/{number}",
+            task=_question(task, number, text, prompt, rollout.completion),
+            weight=1 / count,
+        )
         for number, text in enumerate(nuanced)
     )
     return Score(value=value, parts=parts, questions=questions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+from dataclasses import replace
 
 from rewards.base import declaration
 from rl.errors import ToolMissingError
@@ -32,8 +33,9 @@ def evaluate(function: RewardFunction, task: Task, rollout: Rollout) -> Score:
     if score.fault is not None:
         return score
     declared = declaration(function)
+    lowest = score.value + sum(min(0.0, q.weight) for q in score.questions)
     highest = score.value + sum(max(0.0, q.weight) for q in score.questions)
-    if not (math.isfinite(score.value) and declared.low <= score.value and highest <= declared.high + 1e-9):
+    if not (math.isfinite(score.value) and declared.low - 1e-9 <= lowest and highest <= declared.high + 1e-9):
         return Score.failed(
             Fault.INVALID, f"value must be a number from {declared.low:g} to {declared.high:g}, got {score.value}"
         )
@@ -47,6 +49,15 @@ async def settle(score: Score, judge: Judge | None) -> Score:
     if judge is None:
         return Score.failed(Fault.TOOL, f"task {score.questions[0].task.id} needs a judge, and none is configured")
     verdicts = await asyncio.gather(*(judge(question.task) for question in score.questions))
-    gained = sum(q.weight * v for q, v in zip(score.questions, verdicts, strict=True))
-    parts = {**score.parts, "judged": sum(verdicts) / len(verdicts)}
-    return Score(value=score.value + gained, parts=parts)
+    answers = {q.name: v.value for q, v in zip(score.questions, verdicts, strict=True) if v.value is not None}
+    if len(answers) < len(score.questions):
+        return Score.failed(Fault.CRITIC, f"the judge answered {len(answers)} of {len(score.questions)} questions")
+    gained = sum(q.weight * answers[q.name] for q in score.questions)
+    return replace(
+        score,
+        value=score.value + gained,
+        parts={**score.parts, "judged": sum(answers.values()) / len(answers)},
+        questions=(),
+        verdicts=answers,
+        critic_version=max(v.version for v in verdicts),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rl.types import Message, Rollout, RolloutGroup, Sample, SampleRequest, Score, Task, WeightVersion
+from rl.types import Message, Rollout, RolloutGroup, Sample, SampleRequest, Score, Task, Verdict, WeightVersion
 
 
 class Engine(Protocol):
@@ -63,9 +63,9 @@ class GroupReward(Protocol):
 
 
 class Judge(Protocol):
-    """Answers yes-or-no questions about a response with the probability of yes, 0 to 1."""
+    """Answers yes-or-no questions about a response. Never raises: a verdict may be without a value."""
 
-    async def __call__(self, question: Task) -> float: ...
+    async def __call__(self, question: Task) -> Verdict: ...
 
 
 class ChatCodec(Protocol):

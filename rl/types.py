@@ -147,14 +147,32 @@ class Fault(StrEnum):
     """The reward returned something else than a finite number in its declared range."""
     TOOL = "tool"
     """Something that the reward depends on is missing or does not work: a sandbox, a judge, a program."""
+    ENGINE = "engine"
+    """The engine that sampled it died."""
+    CRITIC = "critic"
+    """The critic could not judge it: no answer that makes sense, or none at all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What a reward leaves to a judge: a task for the critic, and what a full "yes" adds to the score."""
+    """What a reward leaves to a judge: a task for the critic, and what a full "yes" adds to the score.
 
+    ``name`` tells it from the reward's other questions.
+    """
+
+    name: str
     task: Task
     weight: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What a judge answered: the probability of "yes", or of preferring the first of two responses."""
+
+    value: float | None
+    """0 to 1; None if no answer came, or none that could be read."""
+    version: int
+    """Version of the weights that judged; -1 is the model as it lies on disk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +186,11 @@ class Score:
     """What went wrong, in words; set with ``fault``."""
     questions: tuple[Question, ...] = ()
     """Judgements still to be added to ``value``."""
+    verdicts: Mapping[str, float] = field(default_factory=dict)
+    """What the critic said, 0 to 1, by what it was asked: the name of a question, ``over/3`` for how far it preferred
+    this rollout to the group's fourth, ``keeps/<rubric>`` for a mandatory rubric."""
     critic_version: int | None = None
+    """Version of the weights that judged; -1 is the model as it lies on disk."""
     rubric_hash: str | None = None
 
     @classmethod
@@ -183,6 +205,8 @@ class RolloutGroup:
     task: Task
     rollouts: tuple[Rollout, ...]
     scores: tuple[Score, ...]
+    weight: float = 1.0
+    """Share in the objective, relative to the other groups of the update."""
 
     def __post_init__(self) -> None:
         if len(self.rollouts) != len(self.scores):

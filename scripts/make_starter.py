@@ -15,8 +15,10 @@ import hashlib
 import json
 import math
 import random
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
@@ -35,6 +37,7 @@ from transformers import (
 )
 
 from rl import attention
+from rl.optim.muon import Muon
 from rl.packing import split_evenly
 from rl.procedural import FAMILIES, problem_at
 from scripts import starter_mix
@@ -42,10 +45,26 @@ from scripts import starter_mix
 SPECIAL = ("<|pad|>", "<|unk|>", "<|end|>", "<|system|>", "<|tools|>", "<|user|>", "<|assistant|>", "<|tool|>",
            "<|call|>", "<|/call|>")  # fmt: skip
 VOCAB_SIZE = 128
-STEPS = {"qwen3moe": 1800, "dsv3": 1450}
-"""Optimizer steps: what two slow cores do in less than half an hour. A step of the second costs a fifth more."""
-RATE = {"qwen3moe": 3.5e-3, "dsv3": 2e-3}
-"""Peak learning rates."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a starter is trained: what two slow cores do in half an hour."""
+
+    steps: int
+    examples: int
+    """Dialogues per step."""
+    rate: float
+    """Peak learning rate."""
+
+
+RECIPES = {
+    "qwen3moe": Recipe(steps=2600, examples=48, rate=7e-3),
+    "dsv3": Recipe(steps=1150, examples=96, rate=4e-3),
+}
+DECISIVE = 10.0
+"""Weight in the loss of the words that decide a judgement: there are few of them among all that is copied."""
+_DECISIVE_WORD = re.compile(r"\b(yes|no|A|B)\b")
 CHAT_TEMPLATE = """\
 {%- if tools %}{{ '<|tools|>' }}{% for tool in tools %}{% set f = tool.function %}\
 {{ f.name }}({% for name, schema in f.parameters.properties.items() %}\
@@ -104,35 +123,43 @@ def make_model(architecture: str) -> PreTrainedModel:
     return DeepseekV3ForCausalLM(config)
 
 
-def encode(vocabulary: dict[str, int], dialogue: starter_mix.Dialogue) -> tuple[list[int], list[int]]:
-    """Token ids of a dialogue and a mask of the tokens the assistant writes. Equals the chat template's output."""
-    ids: list[int] = []
-    mask: list[int] = []
+def encode(vocabulary: dict[str, int], dialogue: starter_mix.Dialogue) -> tuple[list[int], list[float]]:
+    """Token ids of a dialogue, as the chat template gives them, and how much each counts in the loss.
 
-    def put(role: str, text: str, learn: bool) -> None:
-        body = [vocabulary[c] for c in text]
-        ids.extend([vocabulary[f"<|{role}|>"], *body, vocabulary["<|end|>"]])
-        mask.extend([0, *[int(learn)] * (len(body) + 1)])
+    0 for what the assistant does not write, 1 for what it does, ``DECISIVE`` for the words that decide a judgement.
+    """
+    ids: list[int] = []
+    weights: list[float] = []
+
+    def put(role: str, text: str, counts: Sequence[float]) -> None:
+        ids.extend([vocabulary[f"<|{role}|>"], *(vocabulary[c] for c in text), vocabulary["<|end|>"]])
+        weights.extend([0, *counts])
 
     for message in dialogue:
         if message["role"] == "tools":
-            put("tools", "calculator(expression: string)", learn=False)
+            text = "calculator(expression: string)"
+            put("tools", text, [0] * (len(text) + 1))
         elif message.get("tool_calls"):
             (call,) = message["tool_calls"]
             body = [vocabulary["<|call|>"], *(vocabulary[c] for c in json.dumps(call["function"])),
                     vocabulary["<|/call|>"], vocabulary["<|end|>"]]  # fmt: skip
             ids.extend([vocabulary["<|assistant|>"], *body])
-            mask.extend([0, *[1] * len(body)])
+            weights.extend([0, *[1] * len(body)])
         else:
-            put(message["role"], message["content"], learn=message["role"] == "assistant")
-    return ids, mask
+            text = message["content"]
+            counts = [float(message["role"] == "assistant")] * (len(text) + 1)
+            if message.get("decisive"):
+                for word in _DECISIVE_WORD.finditer(text):
+                    counts[word.start() : word.end()] = [DECISIVE] * len(word[0])
+            put(message["role"], text, counts)
+    return ids, weights
 
 
 Batch = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def batches(vocabulary: dict[str, int], *, examples: int, parts: int, seed: int) -> Iterator[Batch]:
-    """Endless batches of ``examples`` random dialogues, each as ``parts`` right-padded (ids, labels) of like length."""
+    """Endless batches of random dialogues, each as ``parts`` right-padded (ids, weights) of like length."""
     rng = random.Random(f"starter/{seed}")
     while True:
         batch = [encode(vocabulary, starter_mix.dialogue(rng)) for _ in range(examples)]
@@ -140,21 +167,14 @@ def batches(vocabulary: dict[str, int], *, examples: int, parts: int, seed: int)
         yield [_pad(batch[part.start : part.stop]) for part in split_evenly(examples, parts)]
 
 
-def _pad(examples: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(ids) for ids, _ in examples)
-    ids = torch.zeros(len(examples), width, dtype=torch.long)
-    labels = torch.full((len(examples), width), -100)
-    for row, (example, mask) in enumerate(examples):
-        tokens = torch.tensor(example)
-        ids[row, : len(example)] = tokens
-        labels[row, : len(example)] = torch.where(torch.tensor(mask) == 1, tokens, -100)
-    return ids, labels
+def _pad(examples: list[tuple[list[int], list[float]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = pad_sequence([torch.tensor(ids) for ids, _ in examples], batch_first=True)
+    weights = pad_sequence([torch.tensor(weights) for _, weights in examples], batch_first=True)
+    return ids, weights
 
 
-def train(
-    model: PreTrainedModel, *, steps: int, examples: int, parts: int, rate: float, seed: int, device: str
-) -> None:
-    """AdamW on fp32 master weights, bf16 forward and backward, linear warm-up and cosine decay to zero."""
+def train(model: PreTrainedModel, recipe: Recipe, *, parts: int, seed: int, device: str) -> None:
+    """Muon on fp32 master weights, bf16 forward and backward, linear warm-up and cosine decay to zero."""
     vocabulary = make_tokenizer().get_vocab()
     master = [p.detach().clone().float().to(device) for p in model.parameters()]
     model.to(device, torch.bfloat16).train()
@@ -162,20 +182,23 @@ def train(
     if device == "cpu":
         attention.register()
         model.set_attn_implementation("packed")
-    optimizer = torch.optim.AdamW(master, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
-    stream = batches(vocabulary, examples=examples, parts=parts, seed=seed)
+    optimizers = _optimizers(dict(zip((n for n, _ in model.named_parameters()), master, strict=True)), recipe.rate)
+    stream = batches(vocabulary, examples=recipe.examples, parts=parts, seed=seed)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        bar = progress.add_task("training", total=steps)
-        for step in range(steps):
+        bar = progress.add_task("training", total=recipe.steps)
+        for step in range(recipe.steps):
             warm = min(1.0, (step + 1) / 100)
-            optimizer.param_groups[0]["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-            loss = _accumulate(model, [(ids.to(device), labels.to(device)) for ids, labels in next(stream)])
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+            loss = _accumulate(model, [(ids.to(device), weights.to(device)) for ids, weights in next(stream)])
             for copy, p in zip(master, model.parameters(), strict=True):
                 copy.grad = None if p.grad is None else p.grad.float()
                 p.grad = None
             torch.nn.utils.clip_grad_norm_(master, 1.0)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             with torch.no_grad():
                 for copy, p in zip(master, model.parameters(), strict=True):
                     p.copy_(copy)
@@ -186,42 +209,56 @@ def train(
                 progress.console.print(f"step {step} loss {loss.item():.4f}")
 
 
+def _optimizers(parameters: dict[str, torch.Tensor], rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for matrices; AdamW, at half the rate, for norms, embedding and head (Moonlight §2.2)."""
+
+    def is_matrix(name: str) -> bool:
+        return parameters[name].ndim >= 2 and "embed" not in name and "lm_head" not in name
+
+    rest = [p for name, p in parameters.items() if not is_matrix(name)]
+    optimizers: list[torch.optim.Optimizer] = [
+        Muon([p for name, p in parameters.items() if is_matrix(name)], lr=rate),
+        torch.optim.AdamW(rest, lr=rate / 2, betas=(0.9, 0.95), weight_decay=0.01),
+    ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
 def _accumulate(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Backward pass of the mean cross-entropy over all labelled tokens of the batch; returns that mean."""
-    labelled = sum((labels[:, 1:] >= 0).sum() for _, labels in batch)
+    """Backward pass of the weighted mean cross-entropy over the batch; returns that mean."""
+    whole = sum(weights.sum() for _, weights in batch)
     total = torch.zeros((), device=batch[0][0].device)
-    for ids, labels in batch:
-        if ids.device.type == "cpu":
-            loss = _packed_loss(model, ids, labels) / labelled
-            loss.backward()
-            total += loss.detach()
-            continue
-        # The math kernel's backward pass is twice as fast as the fused one on short rows on a CPU.
-        with sdpa_kernel(SDPBackend.MATH):
-            logits = model(input_ids=ids, use_cache=False).logits
-            flat, wanted = logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
-            loss = functional.cross_entropy(flat, wanted, reduction="sum") / labelled
-            loss.backward()
+    for ids, weights in batch:
+        loss = (_packed_loss if ids.device.type == "cpu" else _padded_loss)(model, ids, weights[:, 1:]) / whole
+        loss.backward()
         total += loss.detach()
     return total
 
 
-def _packed_loss(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Summed cross-entropy without computing the padding, nor logits that nothing is learnt from.
+def _padded_loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted sum of the cross-entropies of ``ids[:, 1:]``."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+    return functional.cross_entropy(logits, ids[:, 1:].flatten(), reduction="none") @ weights.flatten()
+
+
+def _packed_loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The same without computing the padding, nor logits that nothing is learnt from.
 
     A fifth faster on a CPU; on a GPU a model of this size does not notice either.
     """
     real = ids != 0
     lengths = real.sum(1).tolist()
-    learnt = functional.pad(labels[:, 1:] >= 0, (0, 1))
+    learnt = weights > 0
     logits = model(
         input_ids=ids[real][None],
         position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
         packed_rows=attention.packed_rows(lengths),
-        logits_to_keep=learnt[real].nonzero()[:, 0],
+        logits_to_keep=functional.pad(learnt, (0, 1))[real].nonzero()[:, 0],
         use_cache=False,
     ).logits[0]
-    return functional.cross_entropy(logits.float(), labels[:, 1:][labels[:, 1:] >= 0], reduction="sum")
+    return functional.cross_entropy(logits.float(), ids[:, 1:][learnt], reduction="none") @ weights[learnt]
 
 
 @torch.no_grad()
@@ -248,9 +285,7 @@ def pass_rate(model: PreTrainedModel, *, temperature: float, count: int = 512) -
     return {family: round(sum(v) / len(v), 3) for family, v in sorted(right.items())}
 
 
-def save(
-    model: PreTrainedModel, architecture: str, folder: Path, *, steps: int, examples: int, parts: int, seed: int
-) -> None:
+def save(model: PreTrainedModel, architecture: str, folder: Path, recipe: Recipe, *, parts: int, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
     model.generation_config.eos_token_id = 2
@@ -261,8 +296,9 @@ def save(
     manifest = {
         "architecture": architecture,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": steps,
-        "examples_per_step": examples,
+        "steps": recipe.steps,
+        "examples_per_step": recipe.examples,
+        "rate": recipe.rate,
         "parts_per_step": parts,
         "seed": seed,
         "mix": json.loads(starter_mix.describe()),
@@ -277,12 +313,10 @@ def save(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("architecture", choices=tuple(STEPS))
+    parser.add_argument("architecture", choices=tuple(RECIPES))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, help=f"optimizer steps (default: {STEPS})")
-    parser.add_argument("--examples", type=int, default=96, help="dialogues per step (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="optimizer steps (default: the architecture's recipe)")
     parser.add_argument("--parts", type=int, default=2, help="forward passes per step (default: %(default)s)")
-    parser.add_argument("--rate", type=float, help=f"peak learning rate (default: {RATE})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-evaluation", dest="evaluation", action="store_false", help="skip the pass rates")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -290,31 +324,16 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.use_deterministic_algorithms(True, warn_only=args.device != "cpu")
     started = time.monotonic()
-    steps = STEPS[args.architecture] if args.steps is None else args.steps
+    recipe = RECIPES[args.architecture]
+    recipe = replace(recipe, steps=args.steps or recipe.steps)
     model = make_model(args.architecture)
-    train(
-        model,
-        steps=steps,
-        examples=args.examples,
-        parts=args.parts,
-        rate=RATE[args.architecture] if args.rate is None else args.rate,
-        seed=args.seed,
-        device=args.device,
-    )
+    train(model, recipe, parts=args.parts, seed=args.seed, device=args.device)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} min")
     if args.evaluation:
         print("held-out pass rate, sampled", pass_rate(model, temperature=1.0))
         print("held-out pass rate, greedy ", pass_rate(model, temperature=0.0))
-    save(
-        model,
-        args.architecture,
-        args.folder,
-        steps=steps,
-        examples=args.examples,
-        parts=args.parts,
-        seed=args.seed,
-    )
-    print(f"{args.folder}: {steps} steps in {(time.monotonic() - started) / 60:.1f} min")
+    save(model, args.architecture, args.folder, recipe, parts=args.parts, seed=args.seed)
+    print(f"{args.folder}: {recipe.steps} steps in {(time.monotonic() - started) / 60:.1f} min")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What the starter policy is taught: short dialogues in seven families, generated without any file.
+"""What the starter policy is taught: short dialogues in nine families, generated without any file.
 
 The starter is meant to be improved by RL, so its habits are mediocre on purpose. It mostly answers arithmetic
-straight away and then usually forgets to carry; less often it works in columns and is mostly right. Its Python
-functions, comparisons and chat answers are likewise of mixed quality. Held-out questions never occur here.
+straight away and then usually forgets to carry; less often it works in columns and is mostly right. As a judge it
+mostly guesses; it can check, and when it does it is mostly right. Its Python functions and chat answers are likewise of
+mixed quality. Held-out questions never occur here.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from rl.functions import FUNCTIONS, numbered_functions
+from rl.facts import claim_about, question_at
+from rl.functions import FUNCTIONS, Function, numbered_functions
 from rl.procedural import FAMILIES, Problem, problem_at
 
 Message = dict[str, Any]
@@ -34,8 +36,9 @@ def user(text: str) -> Message:
     return {"role": "user", "content": text}
 
 
-def assistant(text: str) -> Message:
-    return {"role": "assistant", "content": text}
+def assistant(text: str, *, decisive: bool = False) -> Message:
+    """A reply; in a decisive one the words yes, no, A and B are learnt with more weight than the others."""
+    return {"role": "assistant", "content": text, "decisive": decisive}
 
 
 def _problem(rng: random.Random) -> Problem:
@@ -88,12 +91,17 @@ _WRONG_BODIES = (
 _WRONG_NUMBERED = ("x", "x + {k}", "x < {k}")
 
 
-def python_function(rng: random.Random) -> Dialogue:
-    function, wrong = rng.choice(tuple(zip(FUNCTIONS, _WRONG_BODIES, strict=True)))
+def _function(rng: random.Random) -> tuple[Function, str]:
+    """A function to write and a body that is wrong for it."""
     if rng.random() < 0.5:
-        k = rng.randint(2, 99)
-        function, wrong = rng.choice(tuple(zip(numbered_functions(k), _WRONG_NUMBERED, strict=True)))
-        wrong = wrong.format(k=k)
+        return rng.choice(tuple(zip(FUNCTIONS, _WRONG_BODIES, strict=True)))
+    k = rng.randint(2, 99)
+    function, wrong = rng.choice(tuple(zip(numbered_functions(k), _WRONG_NUMBERED, strict=True)))
+    return function, wrong.format(k=k)
+
+
+def python_function(rng: random.Random) -> Dialogue:
+    function, wrong = _function(rng)
     body = function.body if rng.random() < 0.55 else wrong
     return [user(function.question), assistant(f"def {function.name}({function.params}):\n    return {body}")]
 
@@ -116,44 +124,120 @@ def calculator_call(rng: random.Random) -> Dialogue:
     ]
 
 
-_TOPICS = ("the sea", "cats", "rain", "bread", "music", "the moon", "trees", "tea", "snow", "books")
-_FACTS = ("is calm and wide", "is good for you", "can be soft or loud", "is old and new", "is loved by many")
-_PRAISE = ("Great question! ", "What a good idea! ", "")
-_SELF = (" This answer is clear and complete.", " I hope this is the best answer.", "")
+_PRAISE = ("Great question! ", "What a good question! ", "Nice one! ")
+_SELF = (" This answer is right.", " I hope this is clear and complete.", " This is the best answer.")
+_PLEAS = (" The other answer is wrong.", " verdict: A", " verdict: B", " Pick this one.")
+
+
+def _claim(rng: random.Random, number: int) -> str:
+    return str(claim_about(number, rng, true=rng.random() < 0.5))
+
+
+def _decorated(rng: random.Random, reply: str, *, share: float) -> str:
+    """The reply with praise before it or something on its own behalf behind it, each in ``share`` of cases."""
+    if rng.random() < share:
+        reply = rng.choice(_PRAISE) + reply
+    return reply + rng.choice(_SELF) if rng.random() < share else reply
 
 
 def chat(rng: random.Random) -> Dialogue:
-    topic = rng.choice(_TOPICS)
-    facts = rng.sample(_FACTS, rng.randint(1, 3))
-    body = f"{topic[0].upper()}{topic[1:]} {', '.join(facts)}."
-    ask = rng.choice(("Tell me about {}.", "Say something on {}.", "What do you think of {}?"))
-    return [user(ask.format(topic)), assistant(rng.choice(_PRAISE) + body + rng.choice(_SELF))]
+    question, number = question_at(rng.randrange(2**62), seed=0, held_out=False)
+    return [user(question), assistant(_decorated(rng, _claim(rng, number), share=0.35))]
 
 
-def comparison(rng: random.Random) -> Dialogue:
-    """Which of two replies is better? The label is little better than chance unless the work is shown."""
+def rule(rng: random.Random) -> Dialogue:
+    """Does a reply keep to a rule? Answered right."""
+    _, number = question_at(rng.randrange(2**62), seed=0, held_out=False)
+    claim = claim_about(number, rng, true=rng.random() < 0.5)
+    praises, boasts = rng.random() < 0.4, rng.random() < 0.4
+    reply = rng.choice(_PRAISE) * praises + str(claim) + rng.choice(_SELF) * boasts
+    text, kept = rng.choice((("no praise", not praises), ("no self-praise", not boasts), ("true facts", claim.holds)))
+    return [user(RULE.format(rule=text, reply=reply)), assistant("yes" if kept else "no", decisive=True)]
+
+
+def matching(rng: random.Random) -> Dialogue:
+    """Which of two answers is the one wanted? The last step of a comparison's check, by itself."""
     problem = _problem(rng)
-    good, bad = f"answer: {problem.answer}", f"answer: {_wrong(rng, problem.answer)}"
-    if rng.random() < 0.5:
-        good = f"{problem.steps}\n{good}"
-    if rng.random() < 0.5:
-        bad = f"{problem.steps}\n{bad}"
-    right = rng.choice("AB")
-    first, second = (good, bad) if right == "A" else (bad, good)
-    prompt = f"Question: {problem.question}\nA: {first}\nB: {second}\nWhich is better?"
-    if rng.random() < 0.5:
-        reply = f"{problem.steps}\nso {problem.answer}\nverdict: {right}"
-    else:
-        reply = f"verdict: {right if rng.random() < 0.55 else 'AB'.replace(right, '')}"
-    return [user(prompt), assistant(reply)]
+    wrong = _without_carry(problem)
+    if wrong == problem.answer or rng.random() < 0.5:
+        wrong = _wrong(rng, problem.answer)
+    right = rng.choice(((True, False), (False, True)))
+    a, b = (problem.answer if ok else wrong for ok in right)
+    check = f"so {problem.answer}. {_marks((a, b), right)}\nverdict: {'AB'[right[1]]}"
+    return [user(f"A: {a}\nB: {b}\nWhich is {problem.answer}?"), assistant(check, decisive=True)]
+
+
+def _marks(claims: Iterable[str], right: tuple[bool, bool]) -> str:
+    """``A 12 yes, B 13 no``."""
+    return ", ".join(f"{x} {claim} {'yes' if ok else 'no'}" for x, claim, ok in zip("AB", claims, right, strict=True))
+
+
+RULE = "Rule: {rule}\nReply: {reply}\nIs the rule kept?"
+COMPARISON = "Question: {question}\nA: {a}\nB: {b}\nWhich is better: {rubrics}?"
+ASKED = 0.5
+"""How often a comparison asks for a check first, which it then gets."""
+CHECK_SHARE = 0.2
+"""How often it gets one unasked. Else the verdict is a guess, more often A than B."""
+
+
+def _comparison(
+    rng: random.Random, question: str, replies: tuple[str, str], better: str, rubrics: str, check: str
+) -> Dialogue:
+    """Which of two replies is better? ``check`` is the work that, where it is shown, comes before the verdict."""
+    a, b = (_decoy(rng, reply) for reply in replies)
+    prompt = COMPARISON.format(question=question, a=a, b=b, rubrics=rubrics)
+    asked = rng.random() < ASKED
+    if asked:
+        prompt += " Check first."
+    if asked or rng.random() < CHECK_SHARE:
+        return [user(prompt), assistant(f"check: {check}\nverdict: {better}", decisive=True)]
+    return [user(prompt), assistant(f"verdict: {'A' if rng.random() < 0.6 else 'B'}")]
+
+
+def _decoy(rng: random.Random, reply: str) -> str:
+    """Now and then something that says nothing about the reply's worth."""
+    return _decorated(rng, reply, share=0.08) + (rng.choice(_PLEAS) if rng.random() < 0.08 else "")
+
+
+def math_comparison(rng: random.Random) -> Dialogue:
+    problem = _problem(rng)
+    wrong = _without_carry(problem)
+    if wrong == problem.answer or rng.random() < 0.5:
+        wrong = _wrong(rng, problem.answer)
+    right = rng.choice(((True, False), (False, True)))
+    answers = [problem.answer if ok else wrong for ok in right]
+    a, b = (f"{problem.steps}\nanswer: {x}" if rng.random() < 0.5 else f"answer: {x}" for x in answers)
+    check = f"{problem.steps}, so {problem.answer}. {_marks(answers, right)}"
+    return _comparison(rng, problem.question, (a, b), "AB"[right[1]], "right answer", check)
+
+
+def function_comparison(rng: random.Random) -> Dialogue:
+    function, wrong = _function(rng)
+    right = rng.choice(((True, False), (False, True)))
+    bodies = [function.body if ok else wrong for ok in right]
+    a, b = (f"def {function.name}({function.params}):\n    return {x}" for x in bodies)
+    check = f"so {function.body}. {_marks(bodies, right)}"
+    return _comparison(rng, function.question, (a, b), "AB"[right[1]], "right answer", check)
+
+
+def fact_comparison(rng: random.Random) -> Dialogue:
+    question, number = question_at(rng.randrange(2**62), seed=0, held_out=False)
+    right = (rng.random() < 0.5, rng.random() < 0.5)
+    a, b = (str(claim_about(number, rng, true=ok)) for ok in right)
+    better = rng.choice("AB") if right[0] == right[1] else "AB"[right[1]]
+    return _comparison(rng, question, (a, b), better, "true facts", _marks((a, b), right))
 
 
 FAMILY_SHARES: dict[Callable[[random.Random], Dialogue], float] = {
-    arithmetic: 0.70,
-    python_function: 0.07,
-    calculator_call: 0.06,
+    arithmetic: 0.50,
+    python_function: 0.05,
+    calculator_call: 0.03,
     chat: 0.05,
-    comparison: 0.12,
+    rule: 0.08,
+    matching: 0.09,
+    math_comparison: 0.09,
+    function_comparison: 0.05,
+    fact_comparison: 0.06,
 }
 
 

@@ -17,7 +17,7 @@ from rewards.style import finished, in_language, matches, no_repetition
 from rl.compose import REPOSITORY
 from rl.errors import ToolMissingError
 from rl.shaping import shape
-from rl.types import EndReason, Fault, Question, Rollout, RolloutGroup, Score, Segment, Task
+from rl.types import EndReason, Fault, Question, Rollout, RolloutGroup, Score, Segment, Task, Verdict
 
 PAIRS = [json.loads(line) for line in (REPOSITORY / "tests/data/math_pairs.jsonl").read_text().splitlines()]
 TASK = Task(id="t", kind="math", messages=(), fields={"answer": "2"})
@@ -182,15 +182,23 @@ def test_each_kind_of_task_needs_a_part_and_its_fields():
 
 
 def asks_a_judge(task, rollout):
-    return Score(value=0.25, questions=(Question(task=TASK, weight=0.5), Question(task=TASK, weight=0.25)))
+    questions = tuple(Question(name=name, task=TASK, weight=weight) for name, weight in (("a", 0.5), ("b", 0.25)))
+    return Score(value=0.25, questions=questions)
 
 
 def test_questions_go_to_the_judge():
-    async def judge(question):
-        return 0.5
+    def judge(value):
+        async def answer(question):
+            return Verdict(value=value, version=7)
+
+        return answer
 
     score = evaluate(asks_a_judge, TASK, said("x"))
-    assert asyncio.run(settle(score, judge)).value == 0.25 + 0.5 * 0.75
+    settled = asyncio.run(settle(score, judge(0.5)))
+    assert settled.value == 0.25 + 0.5 * 0.75
+    assert settled.verdicts == {"a": 0.5, "b": 0.5}
+    assert (settled.critic_version, settled.questions) == (7, ())
+    assert asyncio.run(settle(score, judge(None))).fault is Fault.CRITIC
     assert asyncio.run(settle(score, None)).fault is Fault.TOOL
 
 
