@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rewards.base import reward
+from rl.templates import check_template, conversation
 from rl.types import Question, Rollout, Score, Task
 
 CHECKLIST_PROMPT = """\
@@ -37,7 +37,7 @@ def checklist(
     Raises ``ValueError`` for a task without criteria, a criterion of another form, and a wrong template.
 
     """
-    check_template(prompt, needs="criterion", may_have=("prompt", "reply"))
+    check_template(prompt, name="prompt", needs=("criterion",), may_have=("prompt", "reply"))
     asked = _criteria(task, criteria if criteria is not None else task.fields.get("criteria"))
     total = sum(weight for _, weight in asked)
     questions = (
@@ -52,32 +52,10 @@ def checklist(
     return Score(value=0.0, questions=tuple(questions))
 
 
-def check_template(template: str, *, needs: str, may_have: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless ``str.format`` can fill the template with these names, and it asks for ``needs``."""
-    try:
-        used = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except ValueError:
-        used = set()
-    if needs not in used or not used <= {needs, *may_have}:
-        others = " and ".join(f"{{{name}}}" for name in may_have)
-        raise ValueError(
-            f"prompt must be a template with {{{needs}}}, optionally {others}, and every other brace written twice, "
-            f"got {template!r}"
-        )
-
-
 def question(task: Task, name: str, text: str, *, weight: float) -> Question:
     """What the judge is asked about a reply to ``task``, as one user message."""
     asked = Task(id=f"{task.id}/{name}", kind="judge", messages=({"role": "user", "content": text},))
     return Question(name=name, task=asked, weight=weight)
-
-
-def conversation(task: Task) -> str:
-    """The text of the task's messages; with the roles if there is more than one."""
-    texts = [str(message.get("content") or "") for message in task.messages]
-    if len(texts) <= 1:
-        return "".join(texts)
-    return "\n\n".join(f"{m['role']}: {text}" for m, text in zip(task.messages, texts, strict=True))
 
 
 def _criteria(task: Task, found: Any) -> list[tuple[str, float]]:

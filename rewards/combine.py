@@ -58,6 +58,11 @@ class Combined:
             highs.append(max([sum(high for _, high in ends)] + [0.0] * gated))
         return Declaration(low=min(lows), high=max(highs))
 
+    @property
+    def named_kinds(self) -> set[str]:
+        """Kinds that some part names as its own."""
+        return {kind for part in self._parts for kind in part.kinds or ()}
+
     def fields_for(self, task: Task) -> Sequence[str]:
         """Fields that the parts serving this task declare."""
         return [field for part in self._serving(task) for field in declaration(part.reward).fields]

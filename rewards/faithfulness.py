@@ -6,7 +6,8 @@ import re
 from itertools import zip_longest
 
 from rewards.base import reward
-from rewards.checklist import check_template, conversation, question
+from rewards.checklist import question
+from rl.templates import check_template, conversation
 from rl.types import Rollout, Score, Task
 
 FAITHFUL_PROMPT = """\
@@ -39,7 +40,7 @@ def faithful(task: Task, rollout: Rollout, *, context: str = "context", prompt: 
     Raises ``ValueError`` for a wrong template.
 
     """
-    check_template(prompt, needs="sentence", may_have=("context", "reply"))
+    check_template(prompt, name="prompt", needs=("sentence",), may_have=("context", "reply"))
     reply = rollout.completion
     said = [sentence for sentence in sentences(reply) if any(map(str.isalnum, sentence))]
     given = task.fields.get(context)

@@ -24,6 +24,8 @@ class WeightedRollout:
     rollout: Rollout
     advantage: float
     weight: float
+    supervised: bool = False
+    """Learnt by cross-entropy; the advantage is not used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,7 @@ class MicroBatch:
     sampler_logprobs_T: NDArray[np.float32]
     advantages_S: NDArray[np.float32]
     weights_S: NDArray[np.float32]
+    supervised_S: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,20 +53,23 @@ class TrainBatch:
 
 
 def weigh(groups: Sequence[RolloutGroup], advantage: Callable[[Tensor], Tensor]) -> list[WeightedRollout]:
-    """Advantages within each group; every group counts the same, and every rollout the same within its group.
+    """Advantages within each group; groups count by their weight, and every rollout the same within its group.
 
-    Rollouts without a valid score are left out first; a group with fewer than two left contributes nothing.
+    Rollouts without a valid score are left out first. A group with fewer than two left contributes nothing, unless it
+    is supervised, and neither does one of weight 0.
     """
     kept = []
     for group in groups:
         valid = [(r, s.value) for r, s in zip(group.rollouts, group.scores, strict=True) if s.fault is None]
-        if len(valid) >= 2:
-            kept.append(valid)
+        if len(valid) >= (1 if group.supervised else 2) and group.weight > 0:
+            kept.append((group, valid))
+    total = sum(group.weight for group, _ in kept)
     sequences = []
-    for valid in kept:
+    for group, valid in kept:
         advantages = advantage(torch.tensor([value for _, value in valid], dtype=torch.float64))
+        weight = group.weight / (total * len(valid))
         for (rollout, _), a in zip(valid, advantages.tolist(), strict=True):
-            sequences.append(WeightedRollout(rollout=rollout, advantage=a, weight=1 / (len(kept) * len(valid))))
+            sequences.append(WeightedRollout(rollout=rollout, advantage=a, weight=weight, supervised=group.supervised))
     return sequences
 
 
@@ -89,6 +95,7 @@ def make_micro_batch(sequences: Sequence[WeightedRollout]) -> MicroBatch:
             sampler_logprobs_T=np.zeros(1, np.float32),
             advantages_S=np.zeros(1, np.float32),
             weights_S=np.zeros(1, np.float32),
+            supervised_S=np.zeros(1, bool),
         )
     lengths = np.array([len(s.rollout.token_ids) for s in sequences])
     mask_N = np.concatenate([s.rollout.loss_mask for s in sequences]).astype(bool)
@@ -105,4 +112,5 @@ def make_micro_batch(sequences: Sequence[WeightedRollout]) -> MicroBatch:
         ],
         advantages_S=np.array([s.advantage for s in sequences], np.float32),
         weights_S=np.array([s.weight for s in sequences], np.float32),
+        supervised_S=np.array([s.supervised for s in sequences], bool),
     )

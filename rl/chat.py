@@ -34,6 +34,8 @@ class Chat:
         if self.tokenizer.eos_token_id is None:
             raise ValueError(f"model.path must hold a tokenizer with an end token, got {model_path} without one")
 
+        self._special = sorted(map(str, self.tokenizer.get_added_vocab()), key=len, reverse=True)
+
     @property
     def stop_token_ids(self) -> list[int]:
         return [self.tokenizer.eos_token_id]
@@ -58,6 +60,22 @@ class Chat:
                 "the chat template must only append for multi-turn environments, but it rewrites earlier turns"
             )
         return after[len(before) :]
+
+    def reply_ids(self, text: str) -> list[int]:
+        """Tokens of a whole policy turn that says ``text``, with the token that ends it."""
+        opening = list(_OPENING[:1])
+        turn = self._ids([*opening, {"role": "assistant", "content": text}], open_turn=False)
+        reply = turn[len(self.prompt_ids(opening)) :]
+        return reply[: reply.index(self.tokenizer.eos_token_id) + 1]
+
+    def plain(self, text: str) -> str:
+        """The text with a space inside whatever the tokenizer would read as a special token.
+
+        For what the policy wrote and another prompt quotes: characters that spell the end of a turn must not end it.
+        """
+        for token in self._special:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a policy turn, without special tokens."""

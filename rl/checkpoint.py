@@ -25,6 +25,8 @@ class RunState:
     """State of the training tasks' stream."""
     version: int
     """Optimizer steps done."""
+    critic: dict[str, Any]
+    """State of the critic, empty without one."""
     fingerprint: dict[str, str]
     """Settings that must not change between the parts of a run."""
 
@@ -42,8 +44,8 @@ class Checkpoints:
             return RunState(**json.loads((path / STATE).read_text())), path
         return None
 
-    def save(self, state: RunState, write: Callable[[Path], None]) -> Path:
-        """Let ``write`` fill a new checkpoint, then make it the newest; drop all but the last ``keep``.
+    def save(self, state: RunState, *writers: Callable[[Path], None]) -> Path:
+        """Let the ``writers`` fill a new checkpoint, then make it the newest; drop all but the last ``keep``.
 
         If anything fails or the process dies before the end, the earlier checkpoints are as they were.
         """
@@ -51,7 +53,8 @@ class Checkpoints:
         aside = self._folder / f"{_ASIDE}{final.name}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        write(aside)
+        for write in writers:
+            write(aside)
         (aside / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n")
         _sync(aside)
         if final.exists():

@@ -11,6 +11,7 @@ from typing import Any
 
 from envs.base import Env
 from rewards.scoring import settle
+from rl.errors import EngineLostError
 from rl.protocols import ChatCodec, Engine, Judge, Scorer
 from rl.rollout import run_rollout
 from rl.types import EndReason, Fault, Rollout, RolloutGroup, Score, Task
@@ -31,8 +32,8 @@ class Collector:
     """Runs a coroutine to its end on the event loop that the engine lives on."""
     judge: Judge | None = None
     """Answers what a reward leaves open."""
-    reward_s: float = 0.0
-    """Time since the run began in which only rewards were still at work: sampling had ended."""
+    sampled_at: float = 0.0
+    """When the last rollout so far was sampled to its end, on the monotonic clock."""
 
     def collect(self, tasks: Sequence[Task], *, group_size: int, temperature: float, stream: str) -> list[RolloutGroup]:
         """Roll out and score every task ``group_size`` times.
@@ -40,49 +41,59 @@ class Collector:
         ``stream`` names the occasion ("train/12"): equal streams sample with equal seeds. Groups come in the order
         of the tasks. Rollouts whose score is an error stay in their group; whoever learns from it leaves them out.
         """
-        result: list[RolloutGroup] = self.run(self._collect(tasks, group_size, temperature, stream))
+
+        async def groups() -> list[RolloutGroup]:
+            return await asyncio.gather(
+                *(
+                    self.group(task, size=group_size, temperature=temperature, stream=f"{stream}/{number}")
+                    for number, task in enumerate(tasks)
+                )
+            )
+
+        result: list[RolloutGroup] = self.run(groups())
         return result
 
-    async def _collect(
-        self, tasks: Sequence[Task], group_size: int, temperature: float, stream: str
-    ) -> list[RolloutGroup]:
-        attempts = [
-            self._attempt(task, temperature, _seed(self.seed, stream, number, k))
-            for number, task in enumerate(tasks)
-            for k in range(group_size)
-        ]
-        results = await asyncio.gather(*attempts)
-        self.reward_s += time.monotonic() - max((ended for _, _, ended in results), default=time.monotonic())
-        groups = []
-        for number, task in enumerate(tasks):
-            own = results[number * group_size : (number + 1) * group_size]
-            groups.append(
-                RolloutGroup(task=task, rollouts=tuple(r for r, _, _ in own), scores=tuple(s for _, s, _ in own))
+    async def group(
+        self, task: Task, *, size: int, temperature: float, stream: str, max_tokens: int | None = None
+    ) -> RolloutGroup:
+        """One task's group; see ``collect``. ``max_tokens`` may differ from the collector's own."""
+        attempts = await asyncio.gather(
+            *(
+                self._attempt(task, temperature, _seed(self.seed, stream, k), max_tokens or self.max_tokens)
+                for k in range(size)
             )
-        return groups
-
-    async def _attempt(self, task: Task, temperature: float, seed: int) -> tuple[Rollout, Score, float]:
-        """The rollout, its score, and when sampling ended."""
-        rollout = await run_rollout(
-            task,
-            env=self.envs[task.env](),
-            engine=self.engine,
-            chat=self.chat,
-            max_tokens=self.max_tokens,
-            context=self.context,
-            temperature=temperature,
-            seed=seed,
         )
-        ended = time.monotonic()
+        return RolloutGroup(task=task, rollouts=tuple(r for r, _ in attempts), scores=tuple(s for _, s in attempts))
+
+    async def _attempt(self, task: Task, temperature: float, seed: int, max_tokens: int) -> tuple[Rollout, Score]:
+        try:
+            rollout = await run_rollout(
+                task,
+                env=self.envs[task.env](),
+                engine=self.engine,
+                chat=self.chat,
+                max_tokens=max_tokens,
+                context=self.context,
+                temperature=temperature,
+                seed=seed,
+            )
+        except EngineLostError as error:
+            lost = Rollout(task_id=task.id, segments=(), messages=(), end_reason=EndReason.ABORTED, error=str(error))
+            return lost, Score.failed(Fault.ENGINE, str(error))
+        self.sampled_at = max(self.sampled_at, time.monotonic())
         if rollout.end_reason is EndReason.ENV_ERROR:
-            return rollout, Score.failed(Fault.ENV, str(rollout.error)), ended
-        return rollout, await settle(await self.score(task, rollout), self.judge), ended
+            return rollout, Score.failed(Fault.ENV, str(rollout.error))
+        return rollout, await settle(await self.score(task, rollout), self.judge)
 
 
 def _seed(*parts: object) -> int:
     """A 63-bit seed that depends on all parts."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+FAULT_NAMES = {Fault.ENV: "env", Fault.ENGINE: "engine", Fault.CRITIC: "critic/unranked"}
+"""Faults that are not the reward's."""
 
 
 def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -101,15 +112,16 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "rollout/length/mean": _mean(lengths),
         "rollout/length/max": float(max(lengths, default=0)),
         "rollout/entropy": -_mean(logprobs),
-        **{f"fault/{'' if f is Fault.ENV else 'reward/'}{f}": float(sum(s.fault is f for s in scores)) for f in Fault},
+        **{f"fault/{FAULT_NAMES.get(f, f'reward/{f}')}": float(sum(s.fault is f for s in scores)) for f in Fault},
     }
     for reason in sorted({r.end_reason for r in rollouts}):
         metrics[f"rollout/end/{reason}"] = _mean([float(r.end_reason is reason) for r in rollouts])
     for part in sorted({name for s in scores for name in s.parts}):
         metrics[f"reward/part/{part}"] = _mean([s.parts[part] for s in scores if part in s.parts])
-    for tag in sorted({tag for g in groups for tag in g.task.tags}):
-        values = [s.value for g in groups if tag in g.task.tags for s in g.scores if s.fault is None]
-        metrics[f"reward/tag/{tag}"] = _mean(values)
+    for name, of in (("kind", lambda task: (task.kind,)), ("tag", lambda task: task.tags)):
+        for value in sorted({value for g in groups for value in of(g.task)}):
+            values = [s.value for g in groups if value in of(g.task) for s in g.scores if s.fault is None]
+            metrics[f"reward/{name}/{value}"] = _mean(values)
     return metrics
 
 

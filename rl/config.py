@@ -39,6 +39,19 @@ class Resume(StrEnum):
     """Start anew; refuse if the run folder already holds a run."""
 
 
+class CriticMode(StrEnum):
+    """Whose weights judge."""
+
+    none = "none"
+    """Nobody judges."""
+    self = "self"
+    """The policy's: it judges its own rollouts, and learns to from the same updates."""
+    separate = "separate"
+    """A critic's own, on engines and trainer ranks of its own; they start as the policy did."""
+    frozen = "frozen"
+    """Those that the policy started with, on engines of their own: the control."""
+
+
 class WandbMode(StrEnum):
     auto = "auto"
     """Online when the user is logged in, else offline."""
@@ -63,6 +76,8 @@ class TasksConfig:
     """In which order training tasks are taken."""
     train: dict[str, Any] = field(default_factory=dict)
     held_out: dict[str, Any] = field(default_factory=dict)
+    sets: dict[str, Any] = field(default_factory=dict)
+    """More sets to measure, by name, each with ``tasks`` and a ``reward`` of its own that training never sees."""
 
 
 @dataclass
@@ -96,6 +111,42 @@ class RewardPoolConfig:
     """Longest time for one reward; a slower one is a fault (``fault/reward/timeout``) and not a score of 0."""
     memory_mib: int = 4096
     """What one reward may allocate."""
+
+
+@dataclass
+class KindConfig:
+    """What is different for one kind of task."""
+
+    group_size: int | None = None
+    """Null takes ``rollout.group_size``."""
+    max_tokens: int | None = None
+    """Null takes ``rollout.max_tokens``."""
+    weight: float = 1.0
+    """Of one of its groups in the objective, relative to others."""
+
+
+@dataclass
+class CriticConfig:
+    """Self-critique: who judges what no verifier can, by which rubrics, and how it keeps learning to."""
+
+    mode: CriticMode = CriticMode.none
+    kinds: list[str] = field(default_factory=list)
+    """Kinds of training tasks whose rollouts the critic ranks; the reward is not asked about them."""
+    rubrics: list[str] = field(default_factory=lambda: ["core", "prescriptive"])
+    """YAML files, or names of shipped ones."""
+    prompts: dict[str, Any] = field(default_factory=lambda: {"_target_": "critic.prompts.Prompts"})
+    pairs: dict[str, Any] = field(default_factory=lambda: {"_target_": "critic.pairs.Regular"})
+    ranking: dict[str, Any] = field(default_factory=lambda: {"_target_": "critic.ranking.win_rate"})
+    refresh: dict[str, Any] = field(default_factory=lambda: {"_target_": "critic.refresh.Refresh"})
+    guard: dict[str, Any] = field(default_factory=lambda: {"_target_": "critic.guard.Guard"})
+    max_tokens: int = 256
+    """Most tokens of one judgement."""
+    temperature: float = 0.0
+    """At which judgements are sampled; those that the critic learns from have ``rollout.temperature``."""
+    graded: bool = False
+    """Take the probability of the verdict for the preference, and not 0 or 1."""
+    workers: int = 1
+    """Engines of a separate or frozen critic."""
 
 
 @dataclass
@@ -188,6 +239,9 @@ class Config:
     tasks: TasksConfig = field(default_factory=TasksConfig)
     reward: dict[str, Any] = field(default_factory=dict)
     reward_pool: RewardPoolConfig = field(default_factory=RewardPoolConfig)
+    kinds: dict[str, KindConfig] = field(default_factory=dict)
+    """What is different for some kinds of task, by kind."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
     shaping: dict[str, Any] = field(default_factory=dict)
     """Rewards by comparison within a group, by name; added to the scores of training rollouts."""
     env: dict[str, Any] = field(default_factory=dict)
@@ -212,7 +266,8 @@ _AT_LEAST_ONE = (
     "tasks.per_iteration", "rollout.max_tokens", "rollout.workers", "rollout.concurrency", "rollout.tensor_parallel",
     "algorithm.updates_per_iteration", "trainer.ranks", "weights.bucket_mib", "weights.probe_prompts",
     "weights.probe_tokens", "evaluation.every", "evaluation.tasks", "evaluation.samples", "iterations",
-    "checkpoint.every", "checkpoint.keep", "tracking.table_every", "reward_pool.memory_mib",
+    "checkpoint.every", "checkpoint.keep", "tracking.table_every", "reward_pool.memory_mib", "critic.max_tokens",
+    "critic.workers",
 )  # fmt: skip
 _POSITIVE = (
     "rollout.temperature", "rollout.kv_cache_gib", "rollout.deadline_s", "trainer.learning_rate",
@@ -268,6 +323,7 @@ def validate(config: Config) -> None:
     require(threads is None or threads >= 1, "cluster.threads", "must be null or at least 1", threads)
     workers = config.reward_pool.workers
     require(workers is None or workers >= 1, "reward_pool.workers", "must be null or at least 1", workers)
+    _validate_kinds(config)
     for name, part in (
         ("reward", config.reward),
         ("tasks.stream", config.tasks.stream),
@@ -277,3 +333,31 @@ def validate(config: Config) -> None:
         ("algorithm.advantage", config.algorithm.advantage),
     ):
         require("_target_" in part, name, "must name a function or class by _target_", dict(part) or "nothing")
+
+
+def _validate_kinds(config: Config) -> None:
+    """What is set for single kinds of task, and the critic's."""
+    for kind, own in config.kinds.items():
+        size, most = own.group_size, own.max_tokens
+        require(size is None or size >= 2, f"kinds.{kind}.group_size", "must be null or at least 2", size)
+        require(
+            most is None or 1 <= most < config.model.context,
+            f"kinds.{kind}.max_tokens",
+            f"must be null, or from 1 to below model.context ({config.model.context})",
+            most,
+        )
+        require(own.weight >= 0, f"kinds.{kind}.weight", "must not be negative", own.weight)
+    critic = config.critic
+    if critic.mode is CriticMode.none:
+        require(
+            not critic.kinds, "critic.kinds", "must be empty without a critic (critic.mode=none)", list(critic.kinds)
+        )
+        return
+    require(critic.temperature >= 0, "critic.temperature", "must not be negative", critic.temperature)
+    require(
+        critic.max_tokens < config.model.context,
+        "critic.max_tokens",
+        f"must be below model.context ({config.model.context}) to leave room for what is judged",
+        critic.max_tokens,
+    )
+    require(not (set(critic.kinds) & {"judge"}), "critic.kinds", "must not hold judge, the critic's own", critic.kinds)

@@ -7,6 +7,10 @@ class WorkerFailedError(RuntimeError):
     """A worker died, hung past its deadline or raised; the text names the worker and quotes what it said."""
 
 
+class EngineLostError(WorkerFailedError):
+    """An engine died with requests in flight, but others live: what it owed is lost, and the run can go on."""
+
+
 class WeightMismatchError(RuntimeError):
     """An engine does not hold the weights that were published; the text names the tensors."""
 

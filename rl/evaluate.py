@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rl.collect import Collector
@@ -28,15 +28,21 @@ def mean_interval(values: Sequence[float], *, z: float = 1.96) -> tuple[float, f
     return mean, max(0.0, mean - z * spread), min(1.0, mean + z * spread)
 
 
+Watch = Callable[[Sequence[RolloutGroup]], dict[str, float]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Measures the policy that the engines hold on a fixed set of tasks."""
+    """Measures the policy that the engines hold on a fixed set of tasks. Metric names begin with ``name``."""
 
+    name: str
     collector: Collector
     tasks: Sequence[Task]
     samples: int
     temperature: float
     pass_value: float
+    watch: Watch
+    """What else to measure on the sampled groups."""
 
     def run(self) -> dict[str, float]:
         """Metrics of one evaluation; the same weights give the same figures."""
@@ -47,20 +53,32 @@ class Evaluator:
         rates = [self._passed(group) / self.samples for group in sampled]
         mean, low, high = mean_interval(rates)
         lengths = [r.completion_tokens for g in sampled for r in g.rollouts]
+        scores = [s.value for g in sampled for s in g.scores if s.fault is None]
         metrics = {
-            "eval/pass_rate": mean,
-            "eval/pass_rate/low": low,
-            "eval/pass_rate/high": high,
-            "eval/pass_rate/greedy": sum(self._passed(g) for g in greedy) / len(greedy),
-            "eval/length/mean": sum(lengths) / len(lengths),
+            "pass_rate": mean,
+            "pass_rate/low": low,
+            "pass_rate/high": high,
+            "pass_rate/greedy": sum(self._passed(g) for g in greedy) / len(greedy),
+            "score": sum(scores) / len(scores) if scores else 0.0,
+            "length/mean": sum(lengths) / len(lengths),
         }
         for k in sorted({1, self.samples}):
             values = [pass_at_k(self._passed(group), self.samples, k) for group in sampled]
-            metrics[f"eval/pass_at/{k}"] = sum(values) / len(values)
+            metrics[f"pass_at/{k}"] = sum(values) / len(values)
         for tag in sorted({tag for task in self.tasks for tag in task.tags}):
             own = [rate for rate, group in zip(rates, sampled, strict=True) if tag in group.task.tags]
-            metrics[f"eval/tag/{tag}"] = sum(own) / len(own)
-        return metrics
+            metrics[f"tag/{tag}"] = sum(own) / len(own)
+        return {f"{self.name}/{metric}": value for metric, value in metrics.items()} | self.watch(sampled)
 
     def _passed(self, group: RolloutGroup) -> int:
         return sum(s.fault is None and s.value >= self.pass_value for s in group.scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All sets that a run measures."""
+
+    evaluators: Sequence[Evaluator]
+
+    def run(self) -> dict[str, float]:
+        return {name: value for evaluator in self.evaluators for name, value in evaluator.run().items()}

@@ -1,13 +1,8 @@
-"""Wiring: from a configuration to a running system. The only place where parts are put together.
-
-Everything that can be wrong with a configuration is found before the first process starts and before the first file
-is written; it raises ``ValueError``.
-"""
+"""Wiring: from a configuration to a running system. The only place where parts are put together."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import signal
 import sys
@@ -20,107 +15,42 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 import yaml
 
-from rewards.base import build_reward, check_fields
+from critic.critic import Critic
+from critic.judge import Judge
 from rewards.pool import RewardPool
-from rl.chat import Chat
 from rl.checkpoint import Checkpoints
 from rl.collect import Collector
-from rl.config import Config, Resume, validate
+from rl.config import Config, CriticMode, Resume
+from rl.critic_learner import CriticLearner
 from rl.errors import RunInterrupted
-from rl.evaluate import Evaluator
+from rl.evaluate import Evaluation, Evaluator
+from rl.joint import JointCollector
 from rl.loop import System, run
-from rl.losses import LossInputs
-from rl.plugins import build
-from rl.protocols import GroupReward, RewardFunction, TaskSource, TaskStream
+from rl.prepare import EvaluationSet, Parts, prepare, verified
+from rl.protocols import Engine, Scorer
 from rl.schedules import learning_rate
-from rl.tasks import check_prompts, first_tasks
+from rl.tasks import first_tasks
 from rl.tracking.console import ConsoleTracker
 from rl.tracking.files import FileTracker, read_metrics, summarise
 from rl.tracking.tracker import Trackers
 from rl.tracking.weights_and_biases import WandbTracker
-from rl.types import EndReason, Rollout, Task
+from rl.types import EndReason, Rollout, Score, Task
 from rl.weights.publish import Publisher
-
-PROMPTS_CHECKED = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What a configuration names, built and checked; nothing runs yet."""
+class Workers:
+    """Handles of everything that runs beside the driver. ``run`` runs a coroutine on their event loop."""
 
-    chat: Chat
-    train: TaskSource
-    stream: TaskStream
-    held_out: list[Task]
-    reward: RewardFunction
-    shaping: dict[str, GroupReward]
-    envs: dict[str, Callable[[], Any]]
-    advantage: Callable[[torch.Tensor], torch.Tensor]
-    loss: Callable[..., Any]
-
-
-def prepare(config: Config) -> Parts:
-    """Build and check everything that needs no process. Raises ``ValueError``."""
-    validate(config)
-    _check_model(config)
-    train_source = build(config.tasks.train, name="tasks.train")
-    stream = build(config.tasks.stream, name="tasks.stream", partial=True)
-    parts = Parts(
-        chat=Chat(config.model.path),
-        train=train_source,
-        stream=stream(train_source, seed=config.seed),
-        held_out=first_tasks(build(config.tasks.held_out, name="tasks.held_out"), config.evaluation.tasks),
-        reward=build_reward(config.reward),
-        shaping={name: build(spec, name=f"shaping.{name}") for name, spec in config.shaping.items()},
-        envs={name: build(spec, name=f"env.{name}", partial=True) for name, spec in config.env.items()},
-        advantage=build(config.algorithm.advantage, name="algorithm.advantage", partial=True),
-        loss=build(config.algorithm.loss, name="algorithm.loss", partial=True),
-    )
-    tasks = first_tasks(parts.train, PROMPTS_CHECKED if parts.train.size is not None else 64)
-    check_prompts([*tasks, *parts.held_out], parts.chat, context=config.model.context)
-    check_fields(parts.reward, [*tasks, *parts.held_out])
-    for task in [tasks[0], parts.held_out[0]]:
-        if task.env not in parts.envs:
-            raise ValueError(
-                f"env must define the environment {task.env!r} that task {task.id} asks for, got {sorted(parts.envs)}"
-            )
-    _try_objective(parts)
-    return parts
-
-
-def _check_model(config: Config) -> None:
-    from transformers import AutoConfig
-
-    try:
-        model = AutoConfig.from_pretrained(config.model.path)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"model.path must be a model folder or name, got {config.model.path}: {reason}") from error
-    longest = getattr(model, "max_position_embeddings", None)
-    if longest is not None and config.model.context > longest:
-        raise ValueError(
-            f"model.context must not exceed what the model was built for ({longest}), got {config.model.context}"
-        )
-
-
-def _try_objective(parts: Parts) -> None:
-    """Run advantage and loss on two made-up rollouts, so that a bad setting fails here and not in a worker."""
-    advantages_S = parts.advantage(torch.tensor([0.0, 1.0]))
-    logprobs_T = torch.tensor([-1.0, -2.0], requires_grad=True)
-    outputs = parts.loss(
-        LossInputs(
-            logprobs_T=logprobs_T,
-            old_logprobs_T=logprobs_T.detach(),
-            seq_ids_T=torch.tensor([0, 1]),
-            advantages_S=advantages_S.float(),
-            weights_S=torch.tensor([0.5, 0.5]),
-        )
-    )
-    if not math.isfinite(float(outputs.loss.detach())):
-        raise ValueError(f"algorithm.loss must be finite on two rollouts with rewards 0 and 1, got {outputs.loss}")
+    trainer: Any
+    pool: Any
+    critic_trainer: Any
+    """None unless the critic is separate."""
+    critic_pool: Any
+    """None unless the critic has engines of its own."""
+    run: Callable[..., Any]
 
 
 def train(config: Config) -> Path:
@@ -135,43 +65,32 @@ def train(config: Config) -> Path:
     checkpoints = Checkpoints(folder / "checkpoints", keep=config.checkpoint.keep)
     done = _check_folder(config, folder, checkpoints, fingerprint)
 
-    with _reward_pool(config, parts) as scorer, stop_on_interrupt() as stop_requested, ExitStack() as cleanup:
+    with stop_on_interrupt() as stop_requested, ExitStack() as cleanup:
+        scorer = cleanup.enter_context(_reward_pool(config, parts))
+        scorers = {name: cleanup.enter_context(_set_pool(config, extra)) for name, extra in parts.sets.items()}
         folder.mkdir(parents=True, exist_ok=True)
         plain = _plain(asdict(config))
         (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
         console = ConsoleTracker(name=config.name, folder=folder, iterations=config.iterations, done=done or 0)
         trackers: list[Any] = [console, FileTracker(folder, resume_after=done)]
         cleanup.callback(console.stop)
-        with _workers(config, parts, console) as (trainer, pool, runner):
+        with _workers(config, parts, console) as workers:
             if config.tracking.wandb != "disabled":
                 trackers.append(WandbTracker(config.tracking, name=config.name, folder=folder, config=plain))
             tracker = Trackers(trackers)
-            collector = _collector(config, parts, pool, scorer, runner)
-            prompts = [parts.chat.prompt_ids(t.messages) for t in parts.held_out[: config.weights.probe_prompts]]
             console.step("measuring the starting policy" if done is None else "resuming")
+            learner = _critic(config, parts, workers)
             finished = run(
                 System(
                     config=config,
                     fingerprint=fingerprint,
                     stream=parts.stream,
-                    collector=collector,
+                    collector=_joint_collector(config, parts, workers, scorer, learner.critic),
+                    critic=learner,
                     shaping=parts.shaping,
-                    trainer=trainer,
-                    publisher=Publisher(
-                        source=trainer,
-                        sink=pool,
-                        probe_prompts=prompts,
-                        probe_tokens=config.weights.probe_tokens,
-                        max_mean_difference=config.weights.max_mean_difference,
-                        max_difference=config.weights.max_difference,
-                    ),
-                    evaluator=Evaluator(
-                        collector=collector,
-                        tasks=parts.held_out,
-                        samples=config.evaluation.samples,
-                        temperature=config.evaluation.temperature,
-                        pass_value=config.evaluation.pass_value,
-                    ),
+                    trainer=workers.trainer,
+                    publisher=_publisher(config, parts, workers.trainer, workers.pool),
+                    evaluation=_evaluation(config, parts, workers, {"": scorer, **scorers}, learner),
                     checkpoints=checkpoints,
                     tracker=tracker,
                     stop_requested=stop_requested,
@@ -186,18 +105,128 @@ def train(config: Config) -> Path:
     return folder
 
 
+def _publisher(config: Config, parts: Parts, trainer: Any, pool: Any) -> Publisher:
+    return Publisher(
+        source=trainer,
+        sink=pool,
+        probe_prompts=[parts.chat.prompt_ids(t.messages) for t in parts.held_out[: config.weights.probe_prompts]],
+        probe_tokens=config.weights.probe_tokens,
+        max_mean_difference=config.weights.max_mean_difference,
+        max_difference=config.weights.max_difference,
+    )
+
+
+def _critic(config: Config, parts: Parts, workers: Workers) -> CriticLearner:
+    """The run's critic, or its absence."""
+    critic = None
+    if parts.critic is not None:
+        critic = _make_critic(config, parts, workers.critic_pool or workers.pool)
+    trainer = workers.critic_trainer
+    return CriticLearner(
+        critic=critic,
+        shared=config.critic.mode is CriticMode.self,
+        run=workers.run,
+        folder=Path(config.folder) / "critic-before-refresh",
+        trainer=trainer,
+        publisher=None if trainer is None else _publisher(config, parts, trainer, workers.critic_pool),
+    )
+
+
+def _make_critic(config: Config, parts: Parts, engine: Engine) -> Critic:
+    settings, made = config.critic, parts.critic
+    assert made is not None
+    return Critic(
+        judge=Judge(
+            engine=engine,
+            chat=parts.chat,
+            prompts=made.prompts,
+            rubrics=made.rubrics,
+            context=config.model.context,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+            graded=settings.graded,
+        ),
+        kinds=frozenset(settings.kinds),
+        schedule=made.pairs,
+        ranking=made.ranking,
+        refresh=made.refresh,
+        guard=made.guard,
+        pass_value=config.evaluation.pass_value,
+        learns=settings.mode is not CriticMode.frozen,
+    )
+
+
+def _joint_collector(
+    config: Config, parts: Parts, workers: Workers, scorer: RewardPool, critic: Critic | None
+) -> JointCollector:
+    async def score(task: Task, rollout: Rollout) -> Score:
+        if critic is not None and critic.ranks(task):
+            return Score(value=0.0)  # the critic's to say, once it sees the whole group
+        return await scorer.score(task, rollout)
+
+    policy = _collector(config, parts, workers.pool, score, workers.run, critic)
+    judging = None
+    if critic is not None:
+        judging = _collector(config, parts, critic.judge.engine, critic.score, workers.run, critic)
+        judging.max_tokens = config.critic.max_tokens
+    return JointCollector(
+        policy=policy,
+        critic=critic,
+        judging=judging,
+        kinds=config.kinds,
+        group_size=config.rollout.group_size,
+        temperature=config.rollout.temperature,
+    )
+
+
+def _evaluation(
+    config: Config, parts: Parts, workers: Workers, scorers: dict[str, RewardPool], learner: CriticLearner
+) -> Evaluation:
+    """The held-out tasks, which the guard decides on, and the other sets, on which it only looks."""
+    settings = config.evaluation
+    tasks = {"": parts.held_out} | {name: extra.tasks for name, extra in parts.sets.items()}
+    return Evaluation(
+        evaluators=[
+            Evaluator(
+                name=f"eval/{name}".rstrip("/"),
+                collector=_collector(config, parts, workers.pool, scorers[name].score, workers.run, learner.critic),
+                tasks=tasks[name],
+                samples=settings.samples,
+                temperature=settings.temperature,
+                pass_value=settings.pass_value,
+                watch=partial(learner.watch, name=f"{name}/".lstrip("/"), decides=not name),
+            )
+            for name in tasks
+        ]
+    )
+
+
 @contextmanager
 def _reward_pool(config: Config, parts: Parts) -> Iterator[RewardPool]:
     """The processes that rewards run in, tried out with an empty reply to each kind of task; they end with the context.
 
     Raises ``ValueError`` if the reward fails at that.
     """
+    workers = config.reward_pool.workers or min(8, len(os.sched_getaffinity(0)))
+    tasks = [*parts.held_out, *verified(config, first_tasks(parts.train, 64))]
+    with _pool(config, config.reward, tasks, workers) as pool:
+        yield pool
+
+
+@contextmanager
+def _set_pool(config: Config, extra: EvaluationSet) -> Iterator[RewardPool]:
+    """The process that scores an evaluation set of its own."""
+    with _pool(config, extra.reward, extra.tasks, 1) as pool:
+        yield pool
+
+
+@contextmanager
+def _pool(config: Config, reward: dict[str, Any], tasks: list[Task], workers: int) -> Iterator[RewardPool]:
     settings = config.reward_pool
-    workers = settings.workers or min(8, len(os.sched_getaffinity(0)))
-    pool = RewardPool(config.reward, workers=workers, deadline_s=settings.deadline_s, memory_mib=settings.memory_mib)
+    pool = RewardPool(reward, workers=workers, deadline_s=settings.deadline_s, memory_mib=settings.memory_mib)
     try:
         pool.ready()
-        for task in {task.kind: task for task in [*parts.held_out, *first_tasks(parts.train, 64)]}.values():
+        for task in {task.kind: task for task in tasks}.values():
             silent = Rollout(task_id=task.id, segments=(), messages=(), end_reason=EndReason.STOP)
             score = asyncio.run(pool.score(task, silent))
             if score.fault is not None:
@@ -208,61 +237,97 @@ def _reward_pool(config: Config, parts: Parts) -> Iterator[RewardPool]:
 
 
 @contextmanager
-def _workers(config: Config, parts: Parts, console: ConsoleTracker) -> Iterator[tuple[Any, Any, asyncio.Runner]]:
-    """Trainer ranks and engines, started side by side; all end with the context."""
+def _workers(config: Config, parts: Parts, console: ConsoleTracker) -> Iterator[Workers]:
+    """Trainer ranks and engines, the critic's too, started side by side; all end with the context."""
     from rl.workers import placement
     from rl.workers.rollout_pool import RolloutPool
-    from rl.workers.trainer_group import TrainerGroup
-    from rl.workers.trainer_worker import TrainerOptions
 
-    trainer, rollout, cluster = config.trainer, config.rollout, config.cluster
-    threads = placement.threads_of(cluster)
+    cluster, mode = config.cluster, config.critic.mode
+    engines_of = {"": config.rollout.workers}
+    if mode in (CriticMode.separate, CriticMode.frozen):
+        engines_of["critic "] = config.critic.workers
     console.step("starting Ray")
     placement.connect(cluster)
     try:
         console.step("starting engines and trainer ranks")
-        engines, engines_up = placement.start_rollout_workers(_engine_options(config, parts), rollout, cluster)
-        ranks, ranks_up = placement.start_trainer_workers(
-            TrainerOptions(
-                model=config.model.path,
-                ranks=trainer.ranks,
-                zero_stage=trainer.zero_stage,
-                learning_rate=trainer.learning_rate,
-                adam_betas=(trainer.adam_betas[0], trainer.adam_betas[1]),
-                weight_decay=trainer.weight_decay,
-                max_grad_norm=trainer.max_grad_norm,
-                gradient_checkpointing=trainer.gradient_checkpointing,
-                loss=parts.loss,
-                temperature=rollout.temperature,
-                bucket_bytes=config.weights.bucket_mib * 2**20,
-                seed=config.seed,
-                threads=None if threads is None else max(1, threads // trainer.ranks),
-            ),
-            cluster,
-        )
-        placement.wait_started(engines_up | ranks_up, cluster)
+        options, training = _engine_options(config, parts), _trainer_options(config, parts)
+        engines: dict[str, list[Any]] = {}
+        ranks: dict[str, list[Any]] = {}
+        starting: dict[str, Any] = {}
+        for name, count in engines_of.items():
+            engines[name], up = placement.start_rollout_workers(
+                options, cluster, count=count, name=f"{name}rollout worker"
+            )
+            starting |= up
+        for name in ("", "critic ") if mode is CriticMode.separate else ("",):
+            ranks[name], up = placement.start_trainer_workers(training, cluster, name=f"{name}trainer rank")
+            starting |= up
+        placement.wait_started(starting, cluster)
         with asyncio.Runner() as runner:
-            yield (
-                TrainerGroup(
-                    ranks,
-                    advantage=parts.advantage,
-                    rate=partial(
-                        learning_rate,
-                        peak=trainer.learning_rate,
-                        kind=trainer.schedule,
-                        warmup_steps=trainer.warmup_updates,
-                        total_steps=config.iterations * config.algorithm.updates_per_iteration,
-                        floor=trainer.floor,
-                    ),
-                    updates_per_iteration=config.algorithm.updates_per_iteration,
-                    micro_batch_tokens=trainer.micro_batch_tokens,
-                    deadline_s=trainer.deadline_s,
-                ),
-                RolloutPool(engines, deadline_s=rollout.deadline_s, run=runner.run),
-                runner,
+            pools = {
+                name: RolloutPool(
+                    actors, deadline_s=config.rollout.deadline_s, run=runner.run, name=f"{name}rollout worker"
+                )
+                for name, actors in engines.items()
+            }
+            trainers = {name: _trainer_group(config, parts, actors, name) for name, actors in ranks.items()}
+            yield Workers(
+                trainer=trainers[""],
+                pool=pools[""],
+                critic_trainer=trainers.get("critic "),
+                critic_pool=pools.get("critic "),
+                run=runner.run,
             )
     finally:
         placement.disconnect()
+
+
+def _trainer_options(config: Config, parts: Parts) -> Any:
+    from rl.workers import placement
+    from rl.workers.trainer_worker import TrainerOptions
+
+    trainer, threads = config.trainer, placement.threads_of(config.cluster)
+    return TrainerOptions(
+        model=config.model.path,
+        ranks=trainer.ranks,
+        zero_stage=trainer.zero_stage,
+        learning_rate=trainer.learning_rate,
+        adam_betas=(trainer.adam_betas[0], trainer.adam_betas[1]),
+        weight_decay=trainer.weight_decay,
+        max_grad_norm=trainer.max_grad_norm,
+        gradient_checkpointing=trainer.gradient_checkpointing,
+        loss=parts.loss,
+        temperature=config.rollout.temperature,
+        bucket_bytes=config.weights.bucket_mib * 2**20,
+        seed=config.seed,
+        threads=None if threads is None else max(1, threads // trainer.ranks),
+    )
+
+
+def _trainer_group(config: Config, parts: Parts, ranks: list[Any], name: str) -> Any:
+    """The driver's view of the policy's ranks, or with a ``name`` of a separate critic's."""
+    from rl.workers.trainer_group import TrainerGroup
+
+    trainer, updates = config.trainer, config.algorithm.updates_per_iteration
+    iterations = config.iterations
+    if name and parts.critic is not None:
+        iterations = max(1, iterations // parts.critic.refresh.every)
+    return TrainerGroup(
+        ranks,
+        name=f"{name}trainer rank",
+        advantage=parts.advantage,
+        rate=partial(
+            learning_rate,
+            peak=trainer.learning_rate,
+            kind=trainer.schedule,
+            warmup_steps=trainer.warmup_updates,
+            total_steps=iterations * updates,
+            floor=trainer.floor,
+        ),
+        updates_per_iteration=updates,
+        micro_batch_tokens=trainer.micro_batch_tokens,
+        deadline_s=trainer.deadline_s,
+    )
 
 
 def _engine_options(config: Config, parts: Parts) -> Any:
@@ -295,25 +360,29 @@ def sampling(config: Config, parts: Parts) -> Iterator[Collector]:
         placement.connect(config.cluster)
         try:
             options = _engine_options(config, parts)
-            engines, started = placement.start_rollout_workers(options, config.rollout, config.cluster)
+            engines, started = placement.start_rollout_workers(options, config.cluster, count=config.rollout.workers)
             placement.wait_started(started, config.cluster)
             with asyncio.Runner() as runner:
                 engine = RolloutPool(engines, deadline_s=config.rollout.deadline_s, run=runner.run)
-                yield _collector(config, parts, engine, scorer, runner)
+                critic = None if parts.critic is None else _make_critic(config, parts, engine)
+                yield _collector(config, parts, engine, scorer.score, runner.run, critic)
         finally:
             placement.disconnect()
 
 
-def _collector(config: Config, parts: Parts, engine: Any, scorer: RewardPool, runner: asyncio.Runner) -> Collector:
+def _collector(
+    config: Config, parts: Parts, engine: Engine, score: Scorer, run: Callable[..., Any], critic: Critic | None
+) -> Collector:
     return Collector(
         engine=engine,
         chat=parts.chat,
         envs=parts.envs,
-        score=scorer.score,
-        run=runner.run,
+        score=score,
+        run=run,
         context=config.model.context,
         max_tokens=config.rollout.max_tokens,
         seed=config.seed,
+        judge=None if critic is None else critic.judge,
     )
 
 
@@ -325,6 +394,7 @@ def _fingerprint(config: Config) -> dict[str, str]:
         "trainer.ranks": str(config.trainer.ranks),
         "trainer.zero_stage": str(config.trainer.zero_stage),
         "tasks.train": str(_plain(config.tasks.train)),
+        "critic.mode": config.critic.mode.value,
         "tasks.stream": str(_plain(config.tasks.stream)),
     }
 

@@ -1,11 +1,11 @@
 """The page: one run of the system, top to bottom.
 
-    tasks ──► collect (rollouts, scores) ──► update (optimizer steps) ──► publish (proven weights) ─┐
-      ▲                                                                                             │
-      └───────────────────────────── next iteration, with the new policy ◄──────────────────────────┘
+    tasks ──► collect (rollouts, scores, judgements) ──► update (optimizer steps) ──► publish (proven weights) ─┐
+      ▲                                                                                                         │
+      └─────────────────────────── next iteration, with the new policy and critic ◄─────────────────────────────┘
 
-Each step waits for the one before it, so every rollout of an iteration is sampled by exactly the weights that the
-update starts from. Evaluation and checkpoints happen between iterations.
+Each step waits for the one before it, so every rollout of an iteration is sampled, and judged, by exactly the weights
+that the update starts from. Evaluation and checkpoints happen between iterations.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rl.checkpoint import Checkpoints, RunState
-from rl.collect import Collector, rollout_metrics
+from rl.collect import rollout_metrics
 from rl.config import Config
-from rl.evaluate import Evaluator
+from rl.critic_learner import CriticLearner
+from rl.evaluate import Evaluation
+from rl.joint import JointCollector
 from rl.protocols import GroupReward, TaskStream, Tracker, Trainer
 from rl.shaping import shape
 from rl.tracking.clock import Clock, throughput, timed
@@ -30,11 +32,12 @@ class System:
     config: Config
     fingerprint: dict[str, str]
     stream: TaskStream
-    collector: Collector
+    collector: JointCollector
+    critic: CriticLearner
     shaping: Mapping[str, GroupReward]
     trainer: Trainer
     publisher: Publisher
-    evaluator: Evaluator
+    evaluation: Evaluation
     checkpoints: Checkpoints
     tracker: Tracker
     stop_requested: Callable[[], bool]
@@ -48,37 +51,36 @@ def run(system: System) -> int:
     """
     config = system.config
     done = restore(system)
-    _, first = system.publisher.publish()
+    version, first = system.publisher.publish()
+    system.critic.follow(version)
     if done == 0:
-        system.tracker.log(0, first | timed(system.evaluator.run, "time/evaluate_s"))
+        system.tracker.log(0, first | timed(system.evaluation.run, "time/evaluate_s"))
 
     clock, stopping = Clock(), False
     while done < config.iterations and not stopping:
         done += 1
-        reward_before = system.collector.reward_s
-
         with clock.span("time/rollout_s"):
-            groups = system.collector.collect(
-                system.stream.take(config.tasks.per_iteration),
-                group_size=config.rollout.group_size,
-                temperature=config.rollout.temperature,
-                stream=f"train/{done}",
-            )
-        clock.split("time/rollout_s", "time/reward_s", system.collector.reward_s - reward_before)
-        system.stream.observe(groups)
-        groups = shape(groups, system.shaping, iteration=done)
+            harvest = system.collector.collect(system.stream.take(config.tasks.per_iteration), iteration=done)
+        clock.split("time/rollout_s", "time/reward_s", harvest.reward_s)
+        clock.split("time/rollout_s", "time/judge_s", harvest.judge_s)
+        system.stream.observe(harvest.groups)
+        groups = shape(harvest.groups, system.shaping, iteration=done)
 
         with clock.span("time/update_s"):
-            metrics = system.trainer.update(groups)
+            metrics = system.trainer.update(system.critic.joined(groups, harvest.lessons))
+
+        with clock.span("time/refresh_s"):
+            metrics |= system.critic.learn(harvest.lessons)
 
         with clock.span("time/publish_s"):
-            _, proof = system.publisher.publish()
+            version, proof = system.publisher.publish()
+            system.critic.follow(version)
 
-        metrics |= proof | rollout_metrics(groups)
+        metrics |= proof | rollout_metrics(groups) | system.critic.metrics(harvest.lessons)
         metrics |= clock.metrics()
         metrics |= throughput(metrics)
         if done % config.evaluation.every == 0 or done == config.iterations:
-            metrics |= timed(system.evaluator.run, "time/evaluate_s")
+            metrics |= timed(system.evaluation.run, "time/evaluate_s")
         metrics["time/since_start_s"] = system.seconds_since_start()
 
         # The log comes first, so that no checkpoint is ahead of it. Both count for the next iteration's time.
@@ -96,9 +98,10 @@ def save(system: System, done: int) -> None:
         iteration=done,
         stream=system.stream.state(),
         version=system.trainer.version,
+        critic=system.critic.state(),
         fingerprint=system.fingerprint,
     )
-    system.checkpoints.save(state, system.trainer.save)
+    system.checkpoints.save(state, system.trainer.save, system.critic.save)
 
 
 def restore(system: System) -> int:
@@ -109,4 +112,5 @@ def restore(system: System) -> int:
     state, folder = found
     system.trainer.load(folder, version=state.version)
     system.stream.restore(state.stream)
+    system.critic.load(folder, state.critic)
     return state.iteration

@@ -27,6 +27,7 @@ class LossInputs:
     seq_ids_T: Tensor
     advantages_S: Tensor
     weights_S: Tensor
+    """0 for sequences that the loss must pass over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,11 @@ class Scale(StrEnum):
 def sequence_sum(values_T: Tensor, seq_ids_T: Tensor, count: int) -> Tensor:
     """Sum of ``values_T`` per sequence, shape [count]."""
     return values_T.new_zeros(count).index_add(0, seq_ids_T, values_T)
+
+
+def cross_entropy(logprobs_T: Tensor, seq_ids_T: Tensor, weights_S: Tensor) -> Tensor:
+    """``- sum_i w_i sum_t log pi(y_t)`` over the sequences' own tokens, a scalar."""
+    return -(weights_S * sequence_sum(logprobs_T, seq_ids_T, len(weights_S))).sum()
 
 
 def k2(inputs: LossInputs, *, tau: float, scale: Scale | str = Scale.GRADIENT) -> LossOutputs:

@@ -13,7 +13,10 @@ class Engine(Protocol):
     """Something that continues token sequences. Many calls may be in flight at once."""
 
     async def sample(self, request: SampleRequest) -> Sample:
-        """Raises ``WorkerFailedError`` if the engine died or kept silent past its deadline."""
+        """Raises ``WorkerFailedError`` if the engine died or kept silent past its deadline.
+
+        If other engines live it is an ``EngineLostError``, and the next call goes to one of them.
+        """
         ...
 
 
@@ -75,6 +78,10 @@ class ChatCodec(Protocol):
 
     def continuation_ids(self, messages: Sequence[Message]) -> list[int]: ...
 
+    def reply_ids(self, text: str) -> list[int]: ...
+
+    def plain(self, text: str) -> str: ...
+
     def decode(self, token_ids: Sequence[int]) -> str: ...
 
 
@@ -117,11 +124,11 @@ class WeightSink(Protocol):
     """The engines' side of publishing."""
 
     def load_weights(self, version: WeightVersion, handles: Sequence[Any]) -> list[tuple[str, list[str]]]:
-        """Load everywhere. Returns, per engine, the digest of what it loaded and parameters that got nothing."""
+        """Load everywhere. Returns, per living engine, the digest of what it loaded and parameters that got nothing."""
         ...
 
     def probe(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
-        """The answers of each engine to the same requests."""
+        """The answers of each living engine to the same requests."""
         ...
 
     def trace(self, engine: int, token_ids: Sequence[int]) -> Mapping[str, Any]: ...

@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rl.facts import question_at
 from rl.functions import function_at
 from rl.plugins import build
 from rl.procedural import FAMILIES, problem_at
@@ -57,6 +58,28 @@ class FunctionTasks:
             messages=({"role": "user", "content": function.question},),
             fields={"tests": function.tests(), "entry_points": (function.name,)},
             tags=("function",),
+        )
+
+
+class FactTasks:
+    """Something to say about a number, without end (``rl.facts``): open-ended, of kind ``chat``, without a verifier.
+
+    ``fields["number"]`` says which number a task is about.
+    """
+
+    size = None
+
+    def __init__(self, *, seed: int = 0, held_out: bool = False) -> None:
+        self._options: dict[str, Any] = {"seed": seed, "held_out": held_out}
+
+    def task_at(self, index: int) -> Task:
+        question, number = question_at(index, **self._options)
+        return Task(
+            id=f"fact-{index}",
+            kind="chat",
+            messages=({"role": "user", "content": question},),
+            fields={"number": number},
+            tags=("fact",),
         )
 
 

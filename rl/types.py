@@ -207,6 +207,8 @@ class RolloutGroup:
     scores: tuple[Score, ...]
     weight: float = 1.0
     """Share in the objective, relative to the other groups of the update."""
+    supervised: bool = False
+    """Learnt by cross-entropy of the rollouts' own tokens, whatever their scores, and not by comparison."""
 
     def __post_init__(self) -> None:
         if len(self.rollouts) != len(self.scores):

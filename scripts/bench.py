@@ -26,7 +26,7 @@ def rollout(config: Config) -> int:
     """Tokens/s through a rollout worker against ``vllm.LLM.generate`` in a process like it, with ``logprobs=0``."""
     import ray
 
-    from rl.launch import prepare
+    from rl.prepare import prepare
     from rl.workers import placement
     from rl.workers.calls import wait_all
     from rl.workers.rollout_pool import RolloutPool
@@ -44,7 +44,7 @@ def rollout(config: Config) -> int:
     )  # fmt: skip
     placement.connect(config.cluster)
     try:
-        actors, started = placement.start_rollout_workers(options, replace(config.rollout, workers=1), config.cluster)
+        actors, started = placement.start_rollout_workers(options, config.cluster, count=1)
         plain = ray.remote(num_cpus=0)(_PlainEngine).options(
             runtime_env={"env_vars": placement.environment(threads)}
         ).remote(options)  # fmt: skip
@@ -95,7 +95,7 @@ def train(config: Config) -> int:
     """Tokens/s of one update through the trainer ranks against a plain torch loop with as many threads."""
     import ray
 
-    from rl.launch import prepare
+    from rl.prepare import prepare
     from rl.workers import placement
     from rl.workers.calls import wait_all
     from rl.workers.trainer_group import TrainerGroup

@@ -27,10 +27,10 @@ NO_REASONING = "\nReply with the final answer alone and nothing else: no reasoni
 
 def report(config: Config, limit: int | None) -> int:
     """Print what the training tasks are made of."""
-    from rl.launch import prepare
+    from rl.prepare import prepare, verified
 
     parts = prepare(config)
-    tasks = _chosen(parts.train, limit)
+    tasks = verified(config, _chosen(parts.train, limit))
     lengths = sorted(len(parts.chat.prompt_ids(task.messages)) for task in tasks)
     types = Counter(unsuitable_type(task) for task in tasks)
     table = Table("what", "tasks", "share")
@@ -50,12 +50,13 @@ def report(config: Config, limit: int | None) -> int:
 
 def filter_tasks(config: Config, rules: Filter, *, output: Path, samples: int, guesses: int, limit: int | None) -> int:
     """Measure, then write the kept tasks and a manifest. Raises ``ValueError`` for wrong input."""
-    from rl.launch import prepare, sampling
+    from rl.launch import sampling
+    from rl.prepare import prepare, verified
 
     if samples < 1 or guesses < 0:
         raise ValueError(f"--samples must be at least 1 and --guesses not negative, got {samples} and {guesses}")
     parts = prepare(config)
-    tasks = _chosen(parts.train, limit)
+    tasks = verified(config, _chosen(parts.train, limit))
     log = output.with_suffix(".measured.jsonl")
     settings = {
         "model": config.model.path,

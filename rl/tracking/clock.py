@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+STEPS = ("time/rollout_s", "time/reward_s", "time/judge_s", "time/update_s", "time/refresh_s", "time/publish_s")
+"""What an iteration is for."""
+
 
 def timed(measure: Callable[[], dict[str, float]], name: str) -> dict[str, float]:
     """The metrics that ``measure`` returns, and under ``name`` the seconds it took."""
@@ -34,10 +37,9 @@ class Clock:
         self._spans[part] = seconds
 
     def metrics(self) -> dict[str, float]:
-        """All spans, the total, and the share of the total that belongs to none of the four steps."""
+        """All spans, the total, and the share of the total that belongs to none of ``STEPS``."""
         total = time.monotonic() - self._started
-        steps = ("time/rollout_s", "time/reward_s", "time/update_s", "time/publish_s")
-        other = total - sum(self._spans[name] for name in steps)
+        other = total - sum(self._spans.get(name, 0.0) for name in STEPS)
         return self._spans | {"time/iteration_s": total, "time/other_share": other / total}
 
 

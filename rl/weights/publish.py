@@ -42,7 +42,8 @@ class Publisher:
         started = time.monotonic()
         version, handles = self.source.export()
         exported = time.monotonic()
-        for engine, (digest, empty) in enumerate(self.sink.load_weights(version, handles)):
+        answers = self.sink.load_weights(version, handles)
+        for engine, (digest, empty) in enumerate(answers):
             if digest != version.digest:
                 raise WeightMismatchError(
                     f"engine {engine} holds {digest}, but version {version.number} is {version.digest}"
@@ -56,6 +57,7 @@ class Publisher:
         metrics = self._probe(version)
         metrics |= {
             "weights/version": float(version.number),
+            "weights/engines": float(len(answers)),
             "weights/bytes": float(sum(bucket.nbytes for bucket in version.buckets)),
             "time/publish/export_s": exported - started,
             "time/publish/load_s": loaded - exported,

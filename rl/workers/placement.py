@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from rl.config import ClusterConfig, Placement, RolloutConfig
+from rl.config import ClusterConfig, Placement
 from rl.workers.calls import wait_all
 from rl.workers.rollout_worker import RolloutWorker
 from rl.workers.trainer_worker import TrainerOptions, TrainerWorker
@@ -42,19 +42,20 @@ def threads_of(cluster: ClusterConfig) -> int | None:
 
 
 def start_rollout_workers(
-    options: EngineOptions, rollout: RolloutConfig, cluster: ClusterConfig
+    options: EngineOptions, cluster: ClusterConfig, *, count: int, name: str = "rollout worker"
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Create the rollout actors. Returns them and the calls that complete once they have started."""
-    gpus = rollout.tensor_parallel if cluster.placement is Placement.separate else 0
+    """Create ``count`` rollout actors. Returns them and the calls that complete once they have started."""
+    gpus = options.tensor_parallel if cluster.placement is Placement.separate else 0
     actor = ray.remote(num_cpus=0, num_gpus=gpus, max_concurrency=8, max_restarts=0)(RolloutWorker)
     actors = [
-        actor.options(runtime_env={"env_vars": environment(options.threads)}).remote(options)
-        for _ in range(rollout.workers)
+        actor.options(runtime_env={"env_vars": environment(options.threads)}).remote(options) for _ in range(count)
     ]
-    return actors, {f"rollout worker {i}": a.ready.remote() for i, a in enumerate(actors)}
+    return actors, {f"{name} {i}": a.ready.remote() for i, a in enumerate(actors)}
 
 
-def start_trainer_workers(options: TrainerOptions, cluster: ClusterConfig) -> tuple[list[Any], dict[str, Any]]:
+def start_trainer_workers(
+    options: TrainerOptions, cluster: ClusterConfig, *, name: str = "trainer rank"
+) -> tuple[list[Any], dict[str, Any]]:
     """Create the trainer actors. Returns them and the calls that complete once they have started."""
     gpus = 1 if cluster.placement is Placement.separate else 0
     actor = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=0)(TrainerWorker)
@@ -62,8 +63,8 @@ def start_trainer_workers(options: TrainerOptions, cluster: ClusterConfig) -> tu
         actor.options(runtime_env={"env_vars": environment(options.threads)}).remote(rank, options)
         for rank in range(options.ranks)
     ]
-    (address,) = wait_all({"trainer rank 0": actors[0].address.remote()}, deadline_s=cluster.start_deadline_s)
-    return actors, {f"trainer rank {i}": a.start.remote(*address) for i, a in enumerate(actors)}
+    (address,) = wait_all({f"{name} 0": actors[0].address.remote()}, deadline_s=cluster.start_deadline_s)
+    return actors, {f"{name} {i}": a.start.remote(*address) for i, a in enumerate(actors)}
 
 
 def wait_started(calls: dict[str, Any], cluster: ClusterConfig) -> None:

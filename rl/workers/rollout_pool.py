@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rl.errors import WorkerFailedError
+from rl.errors import EngineLostError, WorkerFailedError
 from rl.types import Sample, SampleRequest, WeightVersion
 from rl.workers.calls import translate, wait_all
 
@@ -22,10 +22,12 @@ class _Worker:
     outbox: list[tuple[str, SampleRequest]] = field(default_factory=list)
     waiting: dict[str, asyncio.Future[Sample]] = field(default_factory=dict)
     poller: asyncio.Task[None] | None = None
+    lost: bool = False
+    """It died, or was silent past its deadline; nothing is sent to it any more."""
 
 
 class RolloutPool:
-    """Sends each request to the least loaded worker.
+    """Sends each request to the least loaded worker that lives.
 
     Requests made in one turn of the event loop travel together and join the engine's batch at the same step. So a
     batch of single-turn rollouts is computed in the same composition every time, which makes runs repeatable.
@@ -33,17 +35,28 @@ class RolloutPool:
     """
 
     def __init__(
-        self, actors: Sequence[Any], *, deadline_s: float, run: Callable[[Coroutine[Any, Any, Any]], Any]
+        self,
+        actors: Sequence[Any],
+        *,
+        deadline_s: float,
+        run: Callable[[Coroutine[Any, Any, Any]], Any],
+        name: str = "rollout worker",
     ) -> None:
-        self._workers = [_Worker(f"rollout worker {i}", actor) for i, actor in enumerate(actors)]
+        self._workers = [_Worker(f"{name} {i}", actor) for i, actor in enumerate(actors)]
         self._deadline_s = deadline_s
         self._run = run
         self._count = 0
 
+    def _living(self) -> list[_Worker]:
+        """Raises ``WorkerFailedError`` if there is none."""
+        living = [worker for worker in self._workers if not worker.lost]
+        if not living:
+            raise WorkerFailedError(f"no engine is left of {', '.join(w.name for w in self._workers)}")
+        return living
+
     async def sample(self, request: SampleRequest) -> Sample:
-        """See ``rl.protocols.Engine``."""
-        worker = min(self._workers, key=lambda w: len(w.waiting))
-        return await self._send(worker, request)
+        """See ``rl.protocols.Engine``. Raises ``EngineLostError`` if the worker dies at it and another lives."""
+        return await self._send(min(self._living(), key=lambda w: len(w.waiting)), request)
 
     async def _send(self, worker: _Worker, request: SampleRequest) -> Sample:
         loop = asyncio.get_running_loop()
@@ -81,17 +94,25 @@ class RolloutPool:
                     worker.waiting.pop(request_id).set_result(sample)
         except Exception as error:  # noqa: BLE001 - whatever it was, everyone who waits must hear of it
             failure = error if isinstance(error, WorkerFailedError) else translate(worker.name, error)
+            worker.lost = True
+            if any(not other.lost for other in self._workers):
+                failure = EngineLostError(str(failure))
             waiting, worker.waiting = worker.waiting, {}
             for answer in waiting.values():
                 if not answer.done():
                     answer.set_exception(failure)
 
     def load_weights(self, version: WeightVersion, handles: Sequence[Any]) -> list[tuple[str, list[str]]]:
-        """See ``rl.protocols.WeightSink``."""
-        return wait_all(
-            {w.name: w.actor.load_weights.remote(version, list(handles)) for w in self._workers},
-            deadline_s=self._deadline_s,
-        )
+        """See ``rl.protocols.WeightSink``. A worker that fails at it is lost; raises if none is left."""
+        calls = [(w, w.actor.load_weights.remote(version, list(handles))) for w in self._living()]
+        answers: list[tuple[str, list[str]]] = []
+        for worker, call in calls:
+            try:
+                answers += wait_all({worker.name: call}, deadline_s=self._deadline_s)
+            except WorkerFailedError:
+                worker.lost = True
+                self._living()
+        return answers
 
     def probe(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
         """See ``rl.protocols.WeightSink``."""
@@ -99,7 +120,7 @@ class RolloutPool:
         async def ask() -> list[list[Sample]]:
             return list(
                 await asyncio.gather(
-                    *(asyncio.gather(*(self._send(worker, r) for r in requests)) for worker in self._workers)
+                    *(asyncio.gather(*(self._send(worker, r) for r in requests)) for worker in self._living())
                 )
             )
 
@@ -108,7 +129,7 @@ class RolloutPool:
 
     def trace(self, engine: int, token_ids: Sequence[int]) -> Mapping[str, Any]:
         """See ``rl.protocols.WeightSink``."""
-        worker = self._workers[engine]
+        worker = self._living()[engine]
         (result,) = wait_all({worker.name: worker.actor.trace.remote(list(token_ids))}, deadline_s=self._deadline_s)
         return dict(result)
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from rl.batch import TrainBatch, make_batch, weigh
 from rl.errors import WeightMismatchError
-from rl.packing import split_evenly
 from rl.types import RolloutGroup, WeightVersion
 from rl.workers.calls import wait_all
 
@@ -30,8 +29,10 @@ class TrainerGroup:
         updates_per_iteration: int,
         micro_batch_tokens: int,
         deadline_s: float,
+        name: str = "trainer rank",
     ) -> None:
         self._actors = actors
+        self._name = name
         self._advantage = advantage
         self._rate = rate
         self._updates = updates_per_iteration
@@ -40,7 +41,7 @@ class TrainerGroup:
         self.version = 0
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
-        calls = {f"trainer rank {i}": getattr(a, method).remote(*arguments) for i, a in enumerate(self._actors)}
+        calls = {f"{self._name} {i}": getattr(a, method).remote(*arguments) for i, a in enumerate(self._actors)}
         return wait_all(calls, deadline_s=self._deadline_s)
 
     def update(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -49,13 +50,14 @@ class TrainerGroup:
         Raises ``WeightMismatchError`` if another version sampled any of them.
         """
         self._check_versions(groups)
-        batches = [self._batch([groups[i] for i in part]) for part in split_evenly(len(groups), self._updates)]
+        # Every update gets its share of each kind of group, in whatever order they come.
+        batches = [self._batch(groups[i :: self._updates]) for i in range(self._updates)]
         batches = [batch for batch in batches if batch.sequences]
         if not batches:
             return {"optim/skipped_updates": float(self._updates)}
         rates = [self._rate(self.version + i) for i in range(len(batches))]
         calls = {
-            f"trainer rank {i}": actor.update.remote([batch.micro_batches[i] for batch in batches], rates)
+            f"{self._name} {i}": actor.update.remote([batch.micro_batches[i] for batch in batches], rates)
             for i, actor in enumerate(self._actors)
         }
         ranks = wait_all(calls, deadline_s=self._deadline_s)
@@ -102,7 +104,8 @@ class TrainerGroup:
 
 def _combine(ranks: Sequence[Mapping[str, float]], *, updates: int) -> dict[str, float]:
     """Losses add up over ranks and are averaged over updates; logprob gaps are averaged over tokens."""
-    metrics = {name: sum(rank[name] for rank in ranks) / updates for name in ranks[0] if name.startswith("loss/")}
+    losses = sorted({name for rank in ranks for name in rank if name.startswith("loss/")})
+    metrics = {name: sum(rank.get(name, 0.0) for rank in ranks) / updates for name in losses}
     count = sum(rank["gap_count"] for rank in ranks)
     return metrics | {
         "optim/grad_norm": ranks[0]["grad_norm"],

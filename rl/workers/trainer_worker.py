@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rl.batch import MicroBatch
 from rl.logprobs import token_logprobs
-from rl.losses import LossInputs, LossOutputs
+from rl.losses import LossInputs, LossOutputs, cross_entropy
 from rl.precision import fp32_arithmetic
 from rl.types import WeightVersion
 from rl.weights.buckets import describe, pack
@@ -101,7 +101,7 @@ class TrainerWorker:
                 self._engine.set_gradient_accumulation_boundary(step == len(batch) - 1)
                 logprobs_T = self._logprobs(micro)
                 old_T = logprobs_T.detach() if old is None else old[step]
-                outputs = self._options.loss(self._loss_inputs(micro, logprobs_T, old_T))
+                outputs = self._loss(micro, logprobs_T, old_T)
                 # DeepSpeed averages gradients over ranks; the loss is a sum over all of them.
                 self._engine.backward(outputs.loss * self._options.ranks)
                 self._engine.step()
@@ -129,13 +129,25 @@ class TrainerWorker:
         ).logits[0]
         return logits
 
-    def _loss_inputs(self, micro: MicroBatch, logprobs_T: Tensor, old_T: Tensor) -> LossInputs:
-        return LossInputs(
-            logprobs_T=logprobs_T,
-            old_logprobs_T=old_T,
-            seq_ids_T=torch.from_numpy(micro.seq_ids_T).to(self._device),
-            advantages_S=torch.from_numpy(micro.advantages_S).to(self._device),
-            weights_S=torch.from_numpy(micro.weights_S).to(self._device),
+    def _loss(self, micro: MicroBatch, logprobs_T: Tensor, old_T: Tensor) -> LossOutputs:
+        """The objective's loss of sampled sequences plus the cross-entropy of supervised ones."""
+        seq_ids_T = torch.from_numpy(micro.seq_ids_T).to(self._device)
+        weights_S = torch.from_numpy(micro.weights_S).to(self._device)
+        supervised_S = torch.from_numpy(micro.supervised_S).to(self._device)
+        outputs = self._options.loss(
+            LossInputs(
+                logprobs_T=logprobs_T,
+                old_logprobs_T=old_T,
+                seq_ids_T=seq_ids_T,
+                advantages_S=torch.from_numpy(micro.advantages_S).to(self._device),
+                weights_S=weights_S * ~supervised_S,
+            )
+        )
+        if not micro.supervised_S.any():
+            return outputs
+        entropy = cross_entropy(logprobs_T, seq_ids_T, weights_S * supervised_S)
+        return LossOutputs(
+            loss=outputs.loss + entropy, metrics={**outputs.metrics, "loss/supervised": entropy.detach()}
         )
 
     def logprobs(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
@@ -239,7 +251,10 @@ class _Sums:
             self._loss[name] = self._loss.get(name, 0.0) + float(value)
         if not micro.weights_S.any():
             return
-        gaps_T = (old_T - sampler_T).abs()
+        sampled_T = torch.from_numpy(~micro.supervised_S[micro.seq_ids_T]).to(old_T.device)
+        gaps_T = (old_T - sampler_T).abs()[sampled_T]
+        if not len(gaps_T):
+            return
         self._gap += float(gaps_T.sum())
         self._gap_max = max(self._gap_max, float(gaps_T.max()))
         self._count += len(gaps_T)

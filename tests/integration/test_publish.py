@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from safetensors.torch import load_file
 
 from rl.compose import load_config
 from rl.errors import WeightMismatchError
-from rl.launch import prepare
+from rl.prepare import prepare
 from rl.types import EndReason, Rollout, RolloutGroup, SampleRequest, Score, Segment, Task
 from rl.weights.buckets import describe, pack, unpack
 from rl.weights.publish import Publisher
@@ -57,7 +56,7 @@ def start_engine(config, path, parts):
         model=path, dtype="float32", context=512, concurrency=64, stop_token_ids=parts.chat.stop_token_ids,
         kv_cache_gib=0.25, gpu_memory_share=0.5, tensor_parallel=1, enforce_eager=True, seed=0, threads=2,
     )  # fmt: skip
-    return placement.start_rollout_workers(options, replace(config.rollout, workers=1), config.cluster)
+    return placement.start_rollout_workers(options, config.cluster, count=1)
 
 
 def publisher(source, pool, prompts):

@@ -3,7 +3,7 @@
 import pytest
 
 from rl.compose import REPOSITORY, load_config
-from rl.launch import prepare
+from rl.prepare import prepare
 from rl.procedural import problem_at
 from rl.types import EndReason, Rollout, RolloutGroup, Score, Segment, Task
 from rl.workers import placement

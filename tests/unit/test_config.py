@@ -4,7 +4,7 @@ import pytest
 
 from rl.compose import CONF, load_config, option_paths
 from rl.config import validate
-from rl.launch import prepare
+from rl.prepare import prepare
 from scripts.cli import main
 
 GROUPS = [

@@ -1,0 +1,188 @@
+"""From a configuration to its parts, built and checked, before any process starts or any file is written.
+
+Everything that can be wrong with a configuration is found here; it raises ``ValueError``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from critic.guard import Guard
+from critic.pairs import Schedule
+from critic.prompts import Prompts
+from critic.refresh import Refresh
+from critic.rubrics import RubricSet, load_rubrics
+from rewards.base import build_reward, check_fields
+from rewards.combine import Combined
+from rl.chat import Chat
+from rl.config import Config, CriticMode, validate
+from rl.losses import LossInputs
+from rl.plugins import build
+from rl.protocols import GroupReward, RewardFunction, TaskSource, TaskStream
+from rl.tasks import check_prompts, first_tasks
+from rl.types import Task
+
+PROMPTS_CHECKED = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """Tasks to measure, and the reward that scores them there and nowhere else."""
+
+    tasks: list[Task]
+    reward: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticParts:
+    """What the critic is made of."""
+
+    rubrics: RubricSet
+    prompts: Prompts
+    pairs: Schedule
+    ranking: Callable[..., Any]
+    refresh: Refresh
+    guard: Guard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a configuration names, built and checked; nothing runs yet."""
+
+    chat: Chat
+    train: TaskSource
+    stream: TaskStream
+    held_out: list[Task]
+    reward: RewardFunction
+    sets: dict[str, EvaluationSet]
+    critic: CriticParts | None
+    shaping: dict[str, GroupReward]
+    envs: dict[str, Callable[[], Any]]
+    advantage: Callable[[torch.Tensor], torch.Tensor]
+    loss: Callable[..., Any]
+
+
+def prepare(config: Config) -> Parts:
+    """Build and check everything that needs no process. Raises ``ValueError``."""
+    validate(config)
+    _check_model(config)
+    train_source = build(config.tasks.train, name="tasks.train")
+    stream = build(config.tasks.stream, name="tasks.stream", partial=True)
+    parts = Parts(
+        chat=Chat(config.model.path),
+        train=train_source,
+        stream=stream(train_source, seed=config.seed),
+        held_out=first_tasks(build(config.tasks.held_out, name="tasks.held_out"), config.evaluation.tasks),
+        reward=build_reward(config.reward),
+        sets={name: _evaluation_set(config, name, spec) for name, spec in config.tasks.sets.items()},
+        critic=_critic_parts(config),
+        shaping={name: build(spec, name=f"shaping.{name}") for name, spec in config.shaping.items()},
+        envs={name: build(spec, name=f"env.{name}", partial=True) for name, spec in config.env.items()},
+        advantage=build(config.algorithm.advantage, name="algorithm.advantage", partial=True),
+        loss=build(config.algorithm.loss, name="algorithm.loss", partial=True),
+    )
+    tasks = first_tasks(parts.train, PROMPTS_CHECKED if parts.train.size is not None else 64)
+    everything = [*tasks, *parts.held_out, *(task for extra in parts.sets.values() for task in extra.tasks)]
+    check_prompts(everything, parts.chat, context=config.model.context)
+    check_fields(parts.reward, [*verified(config, tasks), *parts.held_out])
+    _check_kinds(config, parts, tasks)
+    for task in [tasks[0], parts.held_out[0]]:
+        if task.env not in parts.envs:
+            raise ValueError(
+                f"env must define the environment {task.env!r} that task {task.id} asks for, got {sorted(parts.envs)}"
+            )
+    _try_objective(parts)
+    return parts
+
+
+def verified(config: Config, tasks: Sequence[Task]) -> list[Task]:
+    """Those that the reward scores in training; the others are the critic's."""
+    return [task for task in tasks if task.kind not in config.critic.kinds]
+
+
+def _evaluation_set(config: Config, name: str, spec: Any) -> EvaluationSet:
+    where = f"tasks.sets.{name}"
+    if (
+        not isinstance(spec, dict)
+        or set(spec) != {"tasks", "reward"}
+        or not all("_target_" in v for v in spec.values())
+    ):
+        raise ValueError(f"{where} must have tasks and reward, each with a _target_, got {spec}")
+    tasks = first_tasks(build(spec["tasks"], name=f"{where}.tasks"), config.evaluation.tasks)
+    check_fields(build_reward(spec["reward"], name=f"{where}.reward"), tasks)
+    return EvaluationSet(tasks=tasks, reward=spec["reward"])
+
+
+def _critic_parts(config: Config) -> CriticParts | None:
+    critic = config.critic
+    if critic.mode is CriticMode.none:
+        return None
+    return CriticParts(
+        rubrics=load_rubrics(critic.rubrics),
+        prompts=build(critic.prompts, name="critic.prompts"),
+        pairs=build(critic.pairs, name="critic.pairs"),
+        ranking=build(critic.ranking, name="critic.ranking", partial=True),
+        refresh=build(critic.refresh, name="critic.refresh"),
+        guard=build(critic.guard, name="critic.guard"),
+    )
+
+
+def _check_kinds(config: Config, parts: Parts, tasks: Sequence[Task]) -> None:
+    """The critic ranks what has no verifier, and nothing else (K2 §3.2.2)."""
+    kinds = set(config.critic.kinds)
+    for task in parts.held_out:
+        if task.kind in kinds:
+            raise ValueError(
+                f"tasks.held_out must have a verifier, but task {task.id} is of a kind in critic.kinds "
+                f"({task.kind}); measure such tasks in tasks.sets, with a reward of their own"
+            )
+    doubly = kinds & (parts.reward.named_kinds if isinstance(parts.reward, Combined) else set())
+    if doubly:
+        raise ValueError(
+            f"critic.kinds must be kinds without a verifier, but reward.parts has one for {', '.join(sorted(doubly))}"
+        )
+    if parts.critic is None or not kinds:
+        return
+    for task in tasks:
+        if task.kind in kinds and not parts.critic.rubrics.for_task(task).rubrics:
+            raise ValueError(
+                f"critic.rubrics must hold a rubric for task {task.id} (kind {task.kind}, tags "
+                f"{', '.join(task.tags)}), got none in {', '.join(config.critic.rubrics)} whose scope it is in"
+            )
+
+
+def _check_model(config: Config) -> None:
+    from transformers import AutoConfig
+
+    try:
+        model = AutoConfig.from_pretrained(config.model.path)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"model.path must be a model folder or name, got {config.model.path}: {reason}") from error
+    longest = getattr(model, "max_position_embeddings", None)
+    if longest is not None and config.model.context > longest:
+        raise ValueError(
+            f"model.context must not exceed what the model was built for ({longest}), got {config.model.context}"
+        )
+
+
+def _try_objective(parts: Parts) -> None:
+    """Run advantage and loss on two made-up rollouts, so that a bad setting fails here and not in a worker."""
+    advantages_S = parts.advantage(torch.tensor([0.0, 1.0]))
+    logprobs_T = torch.tensor([-1.0, -2.0], requires_grad=True)
+    outputs = parts.loss(
+        LossInputs(
+            logprobs_T=logprobs_T,
+            old_logprobs_T=logprobs_T.detach(),
+            seq_ids_T=torch.tensor([0, 1]),
+            advantages_S=advantages_S.float(),
+            weights_S=torch.tensor([0.5, 0.5]),
+        )
+    )
+    if not math.isfinite(float(outputs.loss.detach())):
+        raise ValueError(f"algorithm.loss must be finite on two rollouts with rewards 0 and 1, got {outputs.loss}")
