@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from critic.guard import Guard
+from critic.guard import Guard, read_task
 from critic.judge import Judge
 from critic.pairs import Pair, Schedule
 from critic.prompts import LETTERS
@@ -34,6 +34,8 @@ class Critic:
     guard: Guard
     pass_value: float
     learns: bool
+    pending: list[Task] = field(default_factory=list)
+    """Comparisons with a known answer that the next iteration judges."""
     _orders: list[bool] = field(default_factory=list)
     _ties: list[bool] = field(default_factory=list)
 
@@ -120,18 +122,18 @@ class Critic:
             self._ties.append(value == 0.5)
         return value, max(forward.version, backward.version)
 
-    def comparisons(self, groups: Sequence[RolloutGroup], *, iteration: int) -> list[Task]:
-        """Judge tasks with a known answer from an iteration's verified groups; none if no refresh is due."""
-        if not self.learns or not self.refresh.due(iteration):
-            return []
-        return self.refresh.comparisons(
-            groups,
-            prompts=self.judge.prompts,
-            rubrics=self.judge.rubrics,
-            fit=self.judge.fit,
-            pass_value=self.pass_value,
-            seed=str(iteration),
-        )
+    def prepare(self, groups: Sequence[RolloutGroup], *, iteration: int) -> None:
+        """Make the next iteration's comparisons out of this one's verified groups; none if no refresh is due then."""
+        self.pending = []
+        if self.learns and self.refresh.due(iteration + 1):
+            self.pending = self.refresh.comparisons(
+                groups,
+                prompts=self.judge.prompts,
+                rubrics=self.judge.rubrics,
+                fit=self.judge.fit,
+                pass_value=self.pass_value,
+                seed=str(iteration),
+            )
 
     @property
     def supervised(self) -> bool:
@@ -181,7 +183,9 @@ class Critic:
         return metrics
 
     def state(self) -> dict[str, Any]:
-        return self.guard.state()
+        """What ``restore`` needs, as JSON."""
+        return {"guard": self.guard.state(), "pending": [asdict(task) for task in self.pending]}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.guard.restore(state)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.guard.restore(state["guard"])
+        self.pending = [read_task(task) for task in state["pending"]]

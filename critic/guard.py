@@ -169,8 +169,9 @@ class Guard:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._set(state["accuracy"])
-        self.kept = [Pair(**{**pair, "task": _task(pair["task"])}) for pair in state["kept"]]
+        self.kept = [Pair(**{**pair, "task": read_task(pair["task"])}) for pair in state["kept"]]
 
 
-def _task(saved: Mapping[str, Any]) -> Task:
+def read_task(saved: Mapping[str, Any]) -> Task:
+    """A task from its JSON."""
     return replace(Task(**saved), messages=tuple(saved["messages"]), tags=tuple(saved["tags"]))

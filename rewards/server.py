@@ -20,6 +20,7 @@ from rewards.scoring import evaluate
 from rl.protocols import RewardFunction
 
 _PR_SET_PDEATHSIG = 1
+NICENESS = 10
 
 
 def main() -> None:
@@ -67,6 +68,8 @@ def _forget_the_dead() -> None:
 def _serve(pipe: Connection, function: RewardFunction, memory_mib: int) -> None:
     """A worker's life: one score per call until the pipe closes."""
     os.setsid()
+    # On shared cores sampling comes first: its threads wait for each other, so one that is pushed aside stops them all.
+    os.nice(NICENESS)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _limit_memory(memory_mib)
     pipe.send(os.getpid())

@@ -30,12 +30,15 @@ class WeightedRollout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """Sequences laid end to end, for one forward and backward pass of one rank."""
+    """Sequences for one forward and backward pass of one rank. Those with one prompt share it: it is laid down once."""
 
     token_ids_N: NDArray[np.int64]
-    lengths_S: NDArray[np.int64]
+    rows: Sequence[Sequence[range]]
+    """Each sequence as stretches of ``token_ids_N``."""
+    sampled_T: NDArray[np.int64]
+    """Ids of the sampled tokens."""
     predict_at_T: NDArray[np.int64]
-    """Position whose output predicts the sampled token; the token itself is at the next position."""
+    """Position in ``token_ids_N`` whose output predicts the sampled token."""
     seq_ids_T: NDArray[np.int64]
     sampler_logprobs_T: NDArray[np.float32]
     advantages_S: NDArray[np.float32]
@@ -49,6 +52,9 @@ class TrainBatch:
 
     micro_batches: Sequence[Sequence[MicroBatch]]
     tokens: int
+    """Of all sequences, prompts included in each."""
+    computed_tokens: int
+    """What is left of them when shared prompts are counted once."""
     sequences: int
 
 
@@ -75,13 +81,43 @@ def weigh(groups: Sequence[RolloutGroup], advantage: Callable[[Tensor], Tensor])
 
 def make_batch(sequences: Sequence[WeightedRollout], *, ranks: int, max_tokens: int) -> TrainBatch:
     """Distribute sequences over ranks and micro-batches. Raises ``ValueError`` if one does not fit."""
-    lengths = [len(s.rollout.token_ids) for s in sequences]
-    plan: Plan = plan_micro_batches(lengths, ranks=ranks, max_tokens=max_tokens)
+    bundles = _bundles(sequences, max_tokens)
+    costs = [_cost([sequences[i] for i in bundle]) for bundle in bundles]
+    plan: Plan = plan_micro_batches(costs, ranks=ranks, max_tokens=max_tokens)
     return TrainBatch(
-        micro_batches=[[make_micro_batch([sequences[i] for i in step]) for step in rank] for rank in plan],
-        tokens=sum(lengths),
+        micro_batches=[
+            [make_micro_batch([sequences[i] for bundle in step for i in bundles[bundle]]) for step in rank]
+            for rank in plan
+        ],
+        tokens=sum(len(s.rollout.token_ids) for s in sequences),
+        computed_tokens=sum(costs),
         sequences=len(sequences),
     )
+
+
+def _prompt(sequence: WeightedRollout) -> tuple[int, ...]:
+    first = sequence.rollout.segments[0]
+    return () if first.from_model else tuple(first.token_ids)
+
+
+def _cost(bundle: Sequence[WeightedRollout]) -> int:
+    """Tokens to compute for sequences with one prompt."""
+    prompt = len(_prompt(bundle[0]))
+    return prompt + sum(len(s.rollout.token_ids) - prompt for s in bundle)
+
+
+def _bundles(sequences: Sequence[WeightedRollout], max_tokens: int) -> list[list[int]]:
+    """Sequences with one prompt together, as far as they fit into one micro-batch."""
+    open_bundles: dict[tuple[int, ...], list[int]] = {}
+    bundles = []
+    for i, sequence in enumerate(sequences):
+        prompt = _prompt(sequence)
+        bundle = open_bundles.get(prompt)
+        if bundle is None or _cost([*(sequences[j] for j in bundle), sequence]) > max_tokens:
+            bundle = open_bundles[prompt] = []
+            bundles.append(bundle)
+        bundle.append(i)
+    return bundles
 
 
 def make_micro_batch(sequences: Sequence[WeightedRollout]) -> MicroBatch:
@@ -89,7 +125,8 @@ def make_micro_batch(sequences: Sequence[WeightedRollout]) -> MicroBatch:
     if not sequences:
         return MicroBatch(
             token_ids_N=np.zeros(2, np.int64),
-            lengths_S=np.array([2]),
+            rows=[[range(2)]],
+            sampled_T=np.zeros(1, np.int64),
             predict_at_T=np.zeros(1, np.int64),
             seq_ids_T=np.zeros(1, np.int64),
             sampler_logprobs_T=np.zeros(1, np.float32),
@@ -97,20 +134,39 @@ def make_micro_batch(sequences: Sequence[WeightedRollout]) -> MicroBatch:
             weights_S=np.zeros(1, np.float32),
             supervised_S=np.zeros(1, bool),
         )
-    lengths = np.array([len(s.rollout.token_ids) for s in sequences])
-    mask_N = np.concatenate([s.rollout.loss_mask for s in sequences]).astype(bool)
-    starts_S = np.cumsum(lengths) - lengths
-    mask_N[starts_S] = False  # nothing predicts a sequence's first token
-    (sampled_T,) = mask_N.nonzero()
+    ids, rows = _lay_down(sequences)
+    places = [np.concatenate([np.arange(span.start, span.stop) for span in row]) for row in rows]
+    masks = [np.array(s.rollout.loss_mask, bool) for s in sequences]
+    for mask in masks:
+        mask[0] = False  # nothing predicts a sequence's first token
+    at_T = np.concatenate([place[:-1][mask[1:]] for place, mask in zip(places, masks, strict=True)])
+    sampled_at_T = np.concatenate([place[mask] for place, mask in zip(places, masks, strict=True)])
     return MicroBatch(
-        token_ids_N=np.concatenate([s.rollout.token_ids for s in sequences]).astype(np.int64),
-        lengths_S=lengths,
-        predict_at_T=sampled_T - 1,
-        seq_ids_T=np.repeat(np.arange(len(sequences)), lengths)[sampled_T],
-        sampler_logprobs_T=np.concatenate([s.rollout.sampler_logprobs for s in sequences]).astype(np.float32)[
-            sampled_T
-        ],
+        token_ids_N=ids,
+        rows=rows,
+        sampled_T=ids[sampled_at_T],
+        predict_at_T=at_T,
+        seq_ids_T=np.repeat(np.arange(len(sequences)), [int(mask.sum()) for mask in masks]),
+        sampler_logprobs_T=np.concatenate(
+            [np.array(s.rollout.sampler_logprobs, np.float32)[mask] for s, mask in zip(sequences, masks, strict=True)]
+        ),
         advantages_S=np.array([s.advantage for s in sequences], np.float32),
         weights_S=np.array([s.weight for s in sequences], np.float32),
         supervised_S=np.array([s.supervised for s in sequences], bool),
     )
+
+
+def _lay_down(sequences: Sequence[WeightedRollout]) -> tuple[NDArray[np.int64], list[list[range]]]:
+    """All tokens, and where each sequence's are."""
+    ids: list[int] = []
+    prompts: dict[tuple[int, ...], range] = {}
+    rows = []
+    for sequence in sequences:
+        prompt, tokens = _prompt(sequence), sequence.rollout.token_ids
+        if prompt not in prompts:
+            prompts[prompt] = range(len(ids), len(ids) + len(prompt))
+            ids += prompt
+        own = range(len(ids), len(ids) + len(tokens) - len(prompt))
+        ids += tokens[len(prompt) :]
+        rows.append([prompts[prompt], own])
+    return np.array(ids, np.int64), rows

@@ -7,7 +7,7 @@ is their schema, checked when they are built, which is before anything starts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -239,8 +239,8 @@ class Config:
     tasks: TasksConfig = field(default_factory=TasksConfig)
     reward: dict[str, Any] = field(default_factory=dict)
     reward_pool: RewardPoolConfig = field(default_factory=RewardPoolConfig)
-    kinds: dict[str, KindConfig] = field(default_factory=dict)
-    """What is different for some kinds of task, by kind."""
+    kinds: dict[str, Any] = field(default_factory=dict)
+    """What is different for some kinds of task: by kind, settings of ``KindConfig``."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     shaping: dict[str, Any] = field(default_factory=dict)
     """Rewards by comparison within a group, by name; added to the scores of training rollouts."""
@@ -323,7 +323,8 @@ def validate(config: Config) -> None:
     require(threads is None or threads >= 1, "cluster.threads", "must be null or at least 1", threads)
     workers = config.reward_pool.workers
     require(workers is None or workers >= 1, "reward_pool.workers", "must be null or at least 1", workers)
-    _validate_kinds(config)
+    kind_settings(config)
+    _validate_critic(config)
     for name, part in (
         ("reward", config.reward),
         ("tasks.stream", config.tasks.stream),
@@ -335,18 +336,31 @@ def validate(config: Config) -> None:
         require("_target_" in part, name, "must name a function or class by _target_", dict(part) or "nothing")
 
 
-def _validate_kinds(config: Config) -> None:
-    """What is set for single kinds of task, and the critic's."""
-    for kind, own in config.kinds.items():
-        size, most = own.group_size, own.max_tokens
-        require(size is None or size >= 2, f"kinds.{kind}.group_size", "must be null or at least 2", size)
+def kind_settings(config: Config) -> dict[str, KindConfig]:
+    """What is set for single kinds of task. Raises ``ValueError`` for what is no setting or makes no sense."""
+    settings = {}
+    known = [field.name for field in fields(KindConfig)]
+    for kind, spec in config.kinds.items():
+        unknown = sorted(set(spec) - set(known)) if isinstance(spec, dict) else [spec]
+        require(not unknown, f"kinds.{kind}", f"must only have {', '.join(known)}", unknown)
+        own = settings[kind] = KindConfig(**spec)
         require(
-            most is None or 1 <= most < config.model.context,
+            own.group_size is None or own.group_size >= 2,
+            f"kinds.{kind}.group_size",
+            "must be null or at least 2",
+            own.group_size,
+        )
+        require(
+            own.max_tokens is None or 1 <= own.max_tokens < config.model.context,
             f"kinds.{kind}.max_tokens",
             f"must be null, or from 1 to below model.context ({config.model.context})",
-            most,
+            own.max_tokens,
         )
         require(own.weight >= 0, f"kinds.{kind}.weight", "must not be negative", own.weight)
+    return settings
+
+
+def _validate_critic(config: Config) -> None:
     critic = config.critic
     if critic.mode is CriticMode.none:
         require(
@@ -360,4 +374,4 @@ def _validate_kinds(config: Config) -> None:
         f"must be below model.context ({config.model.context}) to leave room for what is judged",
         critic.max_tokens,
     )
-    require(not (set(critic.kinds) & {"judge"}), "critic.kinds", "must not hold judge, the critic's own", critic.kinds)
+    require("judge" not in critic.kinds, "critic.kinds", "must not hold judge, the critic's own", critic.kinds)

@@ -99,7 +99,7 @@ class CriticLearner:
     def load(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Take up what ``save`` wrote and ``state`` said."""
         if self.critic is not None:
-            self.critic.restore(dict(state))
+            self.critic.restore(state)
         if self.trainer is not None:
             self.trainer.load(folder / "critic", version=state["version"])
 

@@ -1,11 +1,12 @@
 """One iteration's rollouts: verified tasks, tasks that the critic ranks, and comparisons that it learns from, at once.
 
-    verified task ──► group ──► scores ──────────────┬──► update
-                                 └─ all of them ──► comparisons with a known answer ──► judgements
-    other task ─────► group ──► judged pairwise ─────┴──► update
+    verified tasks ──► groups ──► scores ──────────────► update
+                                    └─► comparisons with a known answer, for the next iteration
+    other tasks ─────► groups ──► judged pairwise ─────► update
+    comparisons of the last iteration ──► judgements ──► update
 
-Every arrow is taken as soon as it can be: a group is judged while others are still sampled. Only the comparisons wait,
-for all verified groups, because they are balanced over the whole iteration.
+Nothing here waits for anything else: a group is judged while others are still sampled, and the critic's lessons are
+sampled beside the policy's rollouts.
 """
 
 from __future__ import annotations
@@ -59,15 +60,19 @@ class JointCollector:
             for number, task in enumerate(tasks)
             if self._takes(task)
         }
+        learning = asyncio.create_task(self._lessons(iteration))
         verified = [future for number, future in running.items() if not self._ranks(tasks[number])]
         try:
             checked = await asyncio.gather(*verified)
             checked_at = time.monotonic()
-            lessons, groups = await asyncio.gather(self._lessons(checked, iteration), asyncio.gather(*running.values()))
+            groups = await asyncio.gather(*running.values())
+            lessons = await learning
         except BaseException:
-            for future in running.values():
+            for future in (*running.values(), learning):
                 future.cancel()
             raise
+        if self.critic is not None:
+            self.critic.prepare(checked, iteration=iteration)
         sampled_at = min(self.policy.sampled_at, time.monotonic())
         return Harvest(
             groups=groups,
@@ -95,11 +100,10 @@ class JointCollector:
             return replace(group, weight=own.weight)
         return replace(await self.critic.rank(group), weight=own.weight * self.critic.weight)
 
-    async def _lessons(self, groups: Sequence[RolloutGroup], iteration: int) -> list[RolloutGroup]:
+    async def _lessons(self, iteration: int) -> list[RolloutGroup]:
         if self.critic is None or self.judging is None:
             return []
-        refresh = self.critic.refresh
-        comparisons = self.critic.comparisons(groups, iteration=iteration)
+        refresh, comparisons = self.critic.refresh, self.critic.pending
         if self.critic.supervised:
             return [self.critic.lesson(task) for task in comparisons]
         try:

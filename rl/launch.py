@@ -22,7 +22,7 @@ from critic.judge import Judge
 from rewards.pool import RewardPool
 from rl.checkpoint import Checkpoints
 from rl.collect import Collector
-from rl.config import Config, CriticMode, Resume
+from rl.config import Config, CriticMode, Resume, kind_settings
 from rl.critic_learner import CriticLearner
 from rl.errors import RunInterrupted
 from rl.evaluate import Evaluation, Evaluator
@@ -173,7 +173,7 @@ def _joint_collector(
         policy=policy,
         critic=critic,
         judging=judging,
-        kinds=config.kinds,
+        kinds=kind_settings(config),
         group_size=config.rollout.group_size,
         temperature=config.rollout.temperature,
     )

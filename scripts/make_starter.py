@@ -251,10 +251,11 @@ def _packed_loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tenso
     real = ids != 0
     lengths = real.sum(1).tolist()
     learnt = weights > 0
+    rows = attention.packed_rows(attention.end_to_end(lengths))
     logits = model(
         input_ids=ids[real][None],
-        position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
-        packed_rows=attention.packed_rows(lengths),
+        position_ids=rows.positions[None],
+        packed_rows=rows,
         logits_to_keep=functional.pad(learnt, (0, 1))[real].nonzero()[:, 0],
         use_cache=False,
     ).logits[0]

@@ -22,6 +22,8 @@ def connect(cluster: ClusterConfig) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # Ray gives its workers the lowest priority but four; on shared cores everything else would push the engines aside.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     options: dict[str, Any] = {"address": cluster.address} if cluster.address else {
         "object_store_memory": int(cluster.object_store_gib * 2**30),
         "include_dashboard": False,

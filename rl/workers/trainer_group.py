@@ -67,6 +67,7 @@ class TrainerGroup:
             "optim/learning_rate": rates[-1],
             "optim/skipped_updates": float(self._updates - len(batches)),
             "perf/train_tokens": float(tokens),
+            "perf/shared_prompts": 1 - sum(batch.computed_tokens for batch in batches) / tokens,
             "perf/micro_batches": float(sum(len(b.micro_batches[0]) for b in batches)),
         }
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl.attention import end_to_end
 from rl.batch import MicroBatch
 from rl.logprobs import token_logprobs
 from rl.losses import LossInputs, LossOutputs, cross_entropy
@@ -110,20 +111,21 @@ class TrainerWorker:
         return sums.metrics() | {"busy_s": time.monotonic() - started}
 
     def _logprobs(self, micro: MicroBatch) -> Tensor:
-        ids_N = torch.from_numpy(micro.token_ids_N).to(self._device)
-        at_T = torch.from_numpy(micro.predict_at_T).to(self._device)
-        logits_TV = self._forward(ids_N, micro.lengths_S, at_T)
-        return token_logprobs(logits_TV, ids_N[at_T + 1], temperature=self._options.temperature)
+        ids_N, at_T, sampled_T = (
+            torch.from_numpy(array).to(self._device)
+            for array in (micro.token_ids_N, micro.predict_at_T, micro.sampled_T)
+        )
+        logits_TV = self._forward(ids_N, micro.rows, at_T)
+        return token_logprobs(logits_TV, sampled_T, temperature=self._options.temperature)
 
-    def _forward(self, ids_N: Tensor, lengths_S: Sequence[int] | np.ndarray, at_T: Tensor) -> Tensor:
+    def _forward(self, ids_N: Tensor, spans: Sequence[Sequence[range]], at_T: Tensor) -> Tensor:
         from rl.attention import packed_rows
 
-        lengths = [int(n) for n in lengths_S]
-        positions_N = torch.cat([torch.arange(n) for n in lengths]).to(self._device)
+        rows = packed_rows(spans, self._device)
         logits: Tensor = self._engine(
             input_ids=ids_N[None],
-            position_ids=positions_N[None],
-            packed_rows=packed_rows(lengths, self._device),
+            position_ids=rows.positions[None],
+            packed_rows=rows,
             logits_to_keep=at_T,
             use_cache=False,
         ).logits[0]
@@ -165,7 +167,7 @@ class TrainerWorker:
             torch.tensor(at).to(self._device),
         )
         with torch.no_grad(), fp32_arithmetic(self._engine.module):
-            logits_TV = self._forward(ids_N, [len(row) for row in ids], at_T)
+            logits_TV = self._forward(ids_N, end_to_end([len(row) for row in ids]), at_T)
             flat = token_logprobs(logits_TV, ids_N[at_T + 1], temperature=1.0).tolist()
         parts = iter(flat)
         return [[next(parts) for _ in continuation] for _, continuation in sequences]
@@ -187,7 +189,7 @@ class TrainerWorker:
         self._engine.eval()
         ids_N = torch.tensor(token_ids).to(self._device)
         with torch.no_grad(), fp32_arithmetic(self._engine.module):
-            self._forward(ids_N, [len(ids_N)], torch.arange(len(ids_N)).to(self._device))
+            self._forward(ids_N, end_to_end([len(ids_N)]), torch.arange(len(ids_N)).to(self._device))
         for hook in hooks:
             hook.remove()
         return outputs

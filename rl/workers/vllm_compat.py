@@ -81,6 +81,8 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
     )
     if not torch.cuda.is_available():
         arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gib * 2**30)
+        # vLLM's 128 on CPUs would share no prompt that is shorter, and so compute a group's prompt for each rollout.
+        arguments["block_size"] = 32
         if options.tensor_parallel == 1:
             arguments["distributed_executor_backend"] = "uni"
         if _has_latent_attention(options.model):

@@ -54,15 +54,11 @@ GROUPS = [group(0, [9, 14, 30]), group(1, [12, 8, 21])]
 
 def logprobs(policy, micro):
     ids, at = torch.from_numpy(micro.token_ids_N), torch.from_numpy(micro.predict_at_T)
-    lengths = micro.lengths_S.tolist()
+    rows = packed_rows(micro.rows)
     logits = policy(
-        input_ids=ids[None],
-        position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
-        packed_rows=packed_rows(lengths),
-        logits_to_keep=at,
-        use_cache=False,
+        input_ids=ids[None], position_ids=rows.positions[None], packed_rows=rows, logits_to_keep=at, use_cache=False
     ).logits[0]
-    return token_logprobs(logits, ids[at + 1], temperature=1.0)
+    return token_logprobs(logits, torch.from_numpy(micro.sampled_T), temperature=1.0)
 
 
 def loss_and_gradient(policy, batch, loss):
@@ -137,3 +133,34 @@ def test_fp32_arithmetic_uses_the_rounded_weights_and_leaves_them():
         assert torch.equal(logprobs(model, micro), before)
         torch.testing.assert_close(exact, logprobs(model.float(), micro), rtol=0, atol=1e-5)
     assert not torch.equal(exact, before)
+
+
+def sharing(rollouts):
+    """The same rollouts, all with the first one's prompt."""
+    prompt = rollouts[0].segments[0]
+    return tuple(replace(r, segments=(prompt, *r.segments[1:])) for r in rollouts)
+
+
+@pytest.mark.parametrize("max_tokens", [1000, 60])
+def test_a_groups_prompt_is_computed_once_and_nothing_changes(policy, max_tokens):
+    groups = [replace(g, rollouts=sharing(g.rollouts)) for g in GROUPS]
+    sequences = weigh(groups, group_mean)
+    batch = make_batch(sequences, ranks=1, max_tokens=max_tokens)
+    spared = sum(len(g.rollouts[0].segments[0].token_ids) * (len(g.rollouts) - 1) for g in groups)
+    assert batch.tokens - batch.computed_tokens == (spared if max_tokens == 1000 else pytest.approx(spared, abs=12))
+    assert sum(len(m.token_ids_N) for m in batch.micro_batches[0]) == batch.computed_tokens
+    alone = replace(
+        batch, micro_batches=[[make_batch([s], ranks=1, max_tokens=1000).micro_batches[0][0] for s in sequences]]
+    )
+    for loss in LOSSES.values():
+        (value, gradient), (want, wanted) = (loss_and_gradient(policy, b, loss) for b in (batch, alone))
+        assert value == pytest.approx(want, rel=1e-5)
+        assert torch.linalg.vector_norm(gradient - wanted) <= 1e-5 * torch.linalg.vector_norm(wanted)
+
+
+def test_supervised_groups_need_no_second_rollout_and_weights_are_shares():
+    lesson = replace(GROUPS[0], rollouts=GROUPS[0].rollouts[:1], scores=GROUPS[0].scores[:1], supervised=True, weight=3)
+    sequences = weigh([lesson, GROUPS[1], replace(GROUPS[1], weight=0)], group_mean)
+    assert [(s.supervised, s.weight) for s in sequences] == [(True, 0.75)] + [(False, pytest.approx(1 / 12))] * 3
+    (micro,) = make_batch(sequences, ranks=1, max_tokens=1000).micro_batches[0]
+    assert sorted(micro.supervised_S.tolist()) == [False, False, False, True]
