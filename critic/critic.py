@@ -57,7 +57,7 @@ class Critic:
         places = [i for i, score in enumerate(group.scores) if score.fault is None]
         replies = [group.rollouts[i].completion for i in places]
         breaks, version, answers = await self._rules(group.task, replies)
-        equal = np.array([[a == b for b in replies] for a in replies], dtype=bool).reshape(len(replies), -1)
+        equal = np.array([[a == b for b in replies] for a in replies], dtype=bool).reshape(len(replies), len(replies))
         known = enforce(np.where(equal, 0.5, np.nan), breaks)
         np.fill_diagonal(known, np.nan)
         preferences, judged_by = await self._compare(group.task, replies, known)

@@ -85,7 +85,7 @@ def run(system: System) -> int:
 
         # The log comes first, so that no checkpoint is ahead of it. Both count for the next iteration's time.
         clock, stopping = Clock(), system.stop_requested()
-        system.tracker.log(done, metrics, groups)
+        system.tracker.log(done, metrics, [*groups, *harvest.lessons])
         if done % config.checkpoint.every == 0 or done == config.iterations or stopping:
             with clock.span("time/checkpoint_s"):
                 save(system, done)

@@ -174,9 +174,9 @@ def _marks(claims: Iterable[str], right: tuple[bool, bool]) -> str:
 
 RULE = "Rule: {rule}\nReply: {reply}\nIs the rule kept?"
 COMPARISON = "Question: {question}\nA: {a}\nB: {b}\nWhich is better: {rubrics}?"
-ASKED = 0.5
+ASKED = 0.75
 """How often a comparison asks for a check first, which it then gets."""
-CHECK_SHARE = 0.2
+CHECK_SHARE = 0.4
 """How often it gets one unasked. Else the verdict is a guess, more often A than B."""
 
 

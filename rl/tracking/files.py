@@ -54,6 +54,9 @@ def rollout_records(iteration: int, groups: Sequence[RolloutGroup]) -> Iterator[
                 "end_reason": rollout.end_reason,
                 "score": score.value,
                 "parts": dict(score.parts),
+                "verdicts": dict(score.verdicts),
+                "critic_version": score.critic_version,
+                "rubric_hash": score.rubric_hash,
                 "fault": score.fault,
                 "error": score.error,
                 "segments": [
