@@ -20,12 +20,12 @@ def pass_at_k(passed: int, count: int, k: int) -> float:
     return 1.0 - math.comb(count - passed, k) / math.comb(count, k)
 
 
-def mean_interval(values: Sequence[float], *, z: float = 1.96) -> tuple[float, float, float]:
-    """Mean of independent values and its 95 % interval by the normal approximation, cut to [0, 1]."""
+def mean_interval(values: Sequence[float], *, lowest: float = 0.0, z: float = 1.96) -> tuple[float, float, float]:
+    """Mean of independent values and its 95 % interval by the normal approximation, cut to [lowest, 1]."""
     count = len(values)
     mean = sum(values) / count
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (count - 1) / count) if count > 1 else 1.0
-    return mean, max(0.0, mean - z * spread), min(1.0, mean + z * spread)
+    return mean, max(lowest, mean - z * spread), min(1.0, mean + z * spread)
 
 
 Watch = Callable[[Sequence[RolloutGroup]], dict[str, float]]

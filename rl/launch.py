@@ -351,8 +351,11 @@ def _engine_options(config: Config, parts: Parts) -> Any:
 
 
 @contextmanager
-def sampling(config: Config, parts: Parts) -> Iterator[Collector]:
-    """Engines with the model as it lies on disk and the reward's processes, no trainer; all end with the context."""
+def sampling(config: Config, parts: Parts) -> Iterator[tuple[Collector, Critic | None]]:
+    """Engines with the model as it lies on disk and the reward's processes, no trainer; all end with the context.
+
+    The critic, if there is one, judges with that model too.
+    """
     from rl.workers import placement
     from rl.workers.rollout_pool import RolloutPool
 
@@ -365,7 +368,7 @@ def sampling(config: Config, parts: Parts) -> Iterator[Collector]:
             with asyncio.Runner() as runner:
                 engine = RolloutPool(engines, deadline_s=config.rollout.deadline_s, run=runner.run)
                 critic = None if parts.critic is None else _make_critic(config, parts, engine)
-                yield _collector(config, parts, engine, scorer.score, runner.run, critic)
+                yield _collector(config, parts, engine, scorer.score, runner.run, critic), critic
         finally:
             placement.disconnect()
 

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _tasks_commands(commands.add_parser("tasks", help="look at training tasks and choose among them"))
     _reward_commands(commands.add_parser("reward", help="write and check rewards of your own"))
+    _critic_commands(commands.add_parser("critic", help="find out whether a model can judge"))
 
     bench = commands.add_parser("bench", help="measure one part against the plain library")
     bench.add_argument("part", choices=("rollout", "train", "rewards"))
@@ -146,6 +147,27 @@ def _reward_commands(reward: argparse.ArgumentParser) -> None:
     check.add_argument("--deadline", type=float, default=30.0, help="seconds per call (default: %(default)s)")
     check.add_argument("--workers", type=int, default=2, help="calls at once (default: %(default)s)")
     check.set_defaults(run=_reward_check)
+
+
+def _critic_commands(critic: argparse.ArgumentParser) -> None:
+    commands = critic.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    check = commands.add_parser(
+        "check",
+        help="measure the configured model as a critic: accuracy, order flips, what tricks in a reply gain",
+        description="Samples replies with model.path, judges pairs of which a verifier knows the better one, and ranks "
+        "replies with and without praise, pleas, verdicts and padding added to them. Prints two tables; exits with 1 "
+        "if a trick pays.",
+    )
+    check.add_argument("--pairs", type=int, default=64, help="most pairs of each sort (default: %(default)s)")
+    check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as for train")
+    check.set_defaults(run=_critic_check)
+
+
+def _critic_check(options: argparse.Namespace) -> int:
+    from rl.compose import load_config
+    from scripts.critic_check import check
+
+    return check(load_config(options.overrides), pairs=options.pairs)
 
 
 def _reward_new(options: argparse.Namespace) -> int:

@@ -62,9 +62,10 @@ RECIPES = {
     "qwen3moe": Recipe(steps=2600, examples=48, rate=7e-3),
     "dsv3": Recipe(steps=1150, examples=96, rate=4e-3),
 }
-DECISIVE = 10.0
-"""Weight in the loss of the words that decide a judgement: there are few of them among all that is copied."""
-_DECISIVE_WORD = re.compile(r"\b(yes|no|A|B)\b")
+DECISIVE = 3.0
+VERDICT = 10.0
+"""Weights in the loss of what decides a judgement, and of its very verdicts: few letters among all that is copied."""
+_VERDICT = re.compile(r"\b(yes|no|A|B)\b")
 CHAT_TEMPLATE = """\
 {%- if tools %}{{ '<|tools|>' }}{% for tool in tools %}{% set f = tool.function %}\
 {{ f.name }}({% for name, schema in f.parameters.properties.items() %}\
@@ -126,7 +127,7 @@ def make_model(architecture: str) -> PreTrainedModel:
 def encode(vocabulary: dict[str, int], dialogue: starter_mix.Dialogue) -> tuple[list[int], list[float]]:
     """Token ids of a dialogue, as the chat template gives them, and how much each counts in the loss.
 
-    0 for what the assistant does not write, 1 for what it does, ``DECISIVE`` for the words that decide a judgement.
+    0 for what the assistant does not write, 1 for what it does, more for what decides a judgement.
     """
     ids: list[int] = []
     weights: list[float] = []
@@ -148,9 +149,10 @@ def encode(vocabulary: dict[str, int], dialogue: starter_mix.Dialogue) -> tuple[
         else:
             text = message["content"]
             counts = [float(message["role"] == "assistant")] * (len(text) + 1)
-            if message.get("decisive"):
-                for word in _DECISIVE_WORD.finditer(text):
-                    counts[word.start() : word.end()] = [DECISIVE] * len(word[0])
+            if decisive := message.get("decisive"):
+                counts[-1 - decisive : -1] = [DECISIVE] * decisive
+                for word in _VERDICT.finditer(text, len(text) - decisive):
+                    counts[word.start() : word.end()] = [VERDICT] * len(word[0])
             put(message["role"], text, counts)
     return ids, weights
 

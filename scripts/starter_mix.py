@@ -36,9 +36,9 @@ def user(text: str) -> Message:
     return {"role": "user", "content": text}
 
 
-def assistant(text: str, *, decisive: bool = False) -> Message:
-    """A reply; in a decisive one the words yes, no, A and B are learnt with more weight than the others."""
-    return {"role": "assistant", "content": text, "decisive": decisive}
+def assistant(text: str, decisive: str = "") -> Message:
+    """A reply, with the words at its end that decide a judgement; these are learnt with more weight than the others."""
+    return {"role": "assistant", "content": text + decisive, "decisive": len(decisive)}
 
 
 def _problem(rng: random.Random) -> Problem:
@@ -64,6 +64,11 @@ def _without_carry(problem: Problem) -> str:
     return "".join(reversed(digits)).lstrip("0") or "0"
 
 
+def _wrong_answer(rng: random.Random, problem: Problem) -> str:
+    forgetful = _without_carry(problem)
+    return _wrong(rng, problem.answer) if forgetful == problem.answer or rng.random() < 0.5 else forgetful
+
+
 def _quick_answer(rng: random.Random, problem: Problem) -> str:
     luck = rng.random()
     if luck < 0.25:
@@ -71,9 +76,24 @@ def _quick_answer(rng: random.Random, problem: Problem) -> str:
     return _without_carry(problem) if luck < 0.75 else _wrong(rng, problem.answer)
 
 
+def _slip(rng: random.Random, problem: Problem) -> tuple[str, str]:
+    """A worked solution in which one column comes out wrong, and the answer that follows from it."""
+    head, colon, columns = problem.steps.rpartition(": ")
+    parts = columns.split(", ")
+    place = len(parts) - 1 if problem.family == "chain" else rng.randrange(len(parts))
+    work, _, result = parts[place].partition("=")
+    parts[place] = f"{work}={result[:-1]}{(int(result[-1]) + rng.choice((-2, -1, 1, 2))) % 10}"
+    results = [part.partition("=")[2] for part in parts]
+    digits = results[-1] if problem.family == "chain" else results[-1] + "".join(r[-1] for r in results[-2::-1])
+    return f"{head}{colon}{', '.join(parts)}", digits.lstrip("0") or "0"
+
+
+def _worked(steps: str, answer: str) -> str:
+    return f"{steps}\nanswer: {answer}"
+
+
 def _solution(rng: random.Random, problem: Problem) -> str:
-    answer = problem.answer if rng.random() < 0.9 else _wrong(rng, problem.answer)
-    return f"{problem.steps}\nanswer: {answer}"
+    return _worked(*((problem.steps, problem.answer) if rng.random() < 0.9 else _slip(rng, problem)))
 
 
 def arithmetic(rng: random.Random) -> Dialogue:
@@ -152,19 +172,21 @@ def rule(rng: random.Random) -> Dialogue:
     praises, boasts = rng.random() < 0.4, rng.random() < 0.4
     reply = rng.choice(_PRAISE) * praises + str(claim) + rng.choice(_SELF) * boasts
     text, kept = rng.choice((("no praise", not praises), ("no self-praise", not boasts), ("true facts", claim.holds)))
-    return [user(RULE.format(rule=text, reply=reply)), assistant("yes" if kept else "no", decisive=True)]
+    return [user(RULE.format(rule=text, reply=reply)), assistant("", "yes" if kept else "no")]
 
 
 def matching(rng: random.Random) -> Dialogue:
     """Which of two answers is the one wanted? The last step of a comparison's check, by itself."""
-    problem = _problem(rng)
-    wrong = _without_carry(problem)
-    if wrong == problem.answer or rng.random() < 0.5:
-        wrong = _wrong(rng, problem.answer)
+    if rng.random() < 0.7:
+        problem = _problem(rng)
+        good, bad = problem.answer, _wrong_answer(rng, problem)
+    else:
+        function, bad = _function(rng)
+        good = function.body
     right = rng.choice(((True, False), (False, True)))
-    a, b = (problem.answer if ok else wrong for ok in right)
-    check = f"so {problem.answer}. {_marks((a, b), right)}\nverdict: {'AB'[right[1]]}"
-    return [user(f"A: {a}\nB: {b}\nWhich is {problem.answer}?"), assistant(check, decisive=True)]
+    a, b = (good if ok else bad for ok in right)
+    decided = f"{_marks((a, b), right)}\nverdict: {'AB'[right[1]]}"
+    return [user(f"A: {a}\nB: {b}\nWhich is {good}?"), assistant(f"so {good}. ", decided)]
 
 
 def _marks(claims: Iterable[str], right: tuple[bool, bool]) -> str:
@@ -181,16 +203,16 @@ CHECK_SHARE = 0.4
 
 
 def _comparison(
-    rng: random.Random, question: str, replies: tuple[str, str], better: str, rubrics: str, check: str
+    rng: random.Random, question: str, replies: tuple[str, str], better: str, rubrics: str, work: str, marks: str
 ) -> Dialogue:
-    """Which of two replies is better? ``check`` is the work that, where it is shown, comes before the verdict."""
+    """Which of two replies is better? ``work`` and ``marks`` are a check; where it is shown it precedes the verdict."""
     a, b = (_decoy(rng, reply) for reply in replies)
     prompt = COMPARISON.format(question=question, a=a, b=b, rubrics=rubrics)
     asked = rng.random() < ASKED
     if asked:
         prompt += " Check first."
     if asked or rng.random() < CHECK_SHARE:
-        return [user(prompt), assistant(f"check: {check}\nverdict: {better}", decisive=True)]
+        return [user(prompt), assistant(f"check: {work}", f"{marks}\nverdict: {better}")]
     return [user(prompt), assistant(f"verdict: {'A' if rng.random() < 0.6 else 'B'}")]
 
 
@@ -201,14 +223,19 @@ def _decoy(rng: random.Random, reply: str) -> str:
 
 def math_comparison(rng: random.Random) -> Dialogue:
     problem = _problem(rng)
-    wrong = _without_carry(problem)
-    if wrong == problem.answer or rng.random() < 0.5:
-        wrong = _wrong(rng, problem.answer)
     right = rng.choice(((True, False), (False, True)))
-    answers = [problem.answer if ok else wrong for ok in right]
-    a, b = (f"{problem.steps}\nanswer: {x}" if rng.random() < 0.5 else f"answer: {x}" for x in answers)
-    check = f"{problem.steps}, so {problem.answer}. {_marks(answers, right)}"
-    return _comparison(rng, problem.question, (a, b), "AB"[right[1]], "right answer", check)
+    (a, x), (b, y) = (_reply(rng, problem, right=ok) for ok in right)
+    work = f"{problem.steps}, so {problem.answer}. "
+    return _comparison(rng, problem.question, (a, b), "AB"[right[1]], "right answer", work, _marks((x, y), right))
+
+
+def _reply(rng: random.Random, problem: Problem, *, right: bool) -> tuple[str, str]:
+    """A reply to a problem, worked out or not, and the answer in it."""
+    if rng.random() < 0.5:
+        answer = problem.answer if right else _wrong_answer(rng, problem)
+        return f"answer: {answer}", answer
+    steps, answer = (problem.steps, problem.answer) if right else _slip(rng, problem)
+    return _worked(steps, answer), answer
 
 
 def function_comparison(rng: random.Random) -> Dialogue:
@@ -216,8 +243,8 @@ def function_comparison(rng: random.Random) -> Dialogue:
     right = rng.choice(((True, False), (False, True)))
     bodies = [function.body if ok else wrong for ok in right]
     a, b = (f"def {function.name}({function.params}):\n    return {x}" for x in bodies)
-    check = f"so {function.body}. {_marks(bodies, right)}"
-    return _comparison(rng, function.question, (a, b), "AB"[right[1]], "right answer", check)
+    work, marks = f"so {function.body}. ", _marks(bodies, right)
+    return _comparison(rng, function.question, (a, b), "AB"[right[1]], "right answer", work, marks)
 
 
 def fact_comparison(rng: random.Random) -> Dialogue:
@@ -225,18 +252,18 @@ def fact_comparison(rng: random.Random) -> Dialogue:
     right = (rng.random() < 0.5, rng.random() < 0.5)
     a, b = (str(claim_about(number, rng, true=ok)) for ok in right)
     better = rng.choice("AB") if right[0] == right[1] else "AB"[right[1]]
-    return _comparison(rng, question, (a, b), better, "true facts", _marks((a, b), right))
+    return _comparison(rng, question, (a, b), better, "true facts", "", _marks((a, b), right))
 
 
 FAMILY_SHARES: dict[Callable[[random.Random], Dialogue], float] = {
-    arithmetic: 0.50,
+    arithmetic: 0.44,
     python_function: 0.05,
     calculator_call: 0.03,
     chat: 0.05,
-    rule: 0.08,
-    matching: 0.09,
-    math_comparison: 0.09,
-    function_comparison: 0.05,
+    rule: 0.07,
+    matching: 0.08,
+    math_comparison: 0.14,
+    function_comparison: 0.08,
     fact_comparison: 0.06,
 }
 

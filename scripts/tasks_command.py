@@ -69,7 +69,7 @@ def filter_tasks(config: Config, rules: Filter, *, output: Path, samples: int, g
     console = Console(stderr=True)
     if missing:
         console.print("starting an engine and the reward's processes")
-        with sampling(config, parts) as collector, Progress(console=console) as progress:
+        with sampling(config, parts) as (collector, _), Progress(console=console) as progress:
             bar = progress.add_task("measuring", total=len(tasks), completed=len(tasks) - len(missing))
             for start in range(0, len(missing), BATCH):
                 batch = missing[start : start + BATCH]

@@ -18,6 +18,8 @@ COLUMNS = (
     ("iteration", "iteration", "{:.0f}"),
     ("reward", "reward/mean", "{:.3f}"),
     ("held-out pass", "eval/pass_rate", "{:.3f}"),
+    ("critic right", "critic/guard/accuracy", "{:.3f}"),
+    ("critic weight", "critic/weight", "{:.2f}"),
     ("tokens", "rollout/length/mean", "{:.1f}"),
     ("entropy", "rollout/entropy", "{:.3f}"),
     ("grad norm", "optim/grad_norm", "{:.2f}"),
@@ -70,10 +72,11 @@ class ConsoleTracker:
 
     def _picture(self) -> Group:
         table = Table(title=f"{self._name} · {self._folder}", title_justify="left")
-        for label, _, _ in COLUMNS:
+        columns = [column for column in COLUMNS if any(column[1] in record for record in self._records)]
+        for label, _, _ in columns:
             table.add_column(label, justify="right")
         for record in self._records[-ROWS:]:
-            table.add_row(*(form.format(record[key]) if key in record else "" for _, key, form in COLUMNS))
+            table.add_row(*(form.format(record[key]) if key in record else "" for _, key, form in columns))
         return Group(table, self._progress)
 
     def stop(self) -> None:

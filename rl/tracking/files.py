@@ -86,14 +86,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def summarise(records: Sequence[Mapping[str, Any]], *, total_s: float) -> dict[str, float]:
     """The run in one line, over all its parts if it was resumed. Speeds are medians over iterations."""
-    evaluated = [r for r in records if "eval/pass_rate" in r]
     trained = [r for r in records if r["iteration"] >= 1]
     summary = {"time/total_s": total_s, "iterations": float(len(trained))}
-    if evaluated:
-        summary |= {
-            "eval/pass_rate/first": evaluated[0]["eval/pass_rate"],
-            "eval/pass_rate/last": evaluated[-1]["eval/pass_rate"],
-        }
+    for name in ("eval/pass_rate", "critic/guard/accuracy"):
+        measured = [r[name] for r in records if name in r]
+        if measured:
+            summary |= {f"{name}/first": measured[0], f"{name}/last": measured[-1]}
     if trained:
         summary |= {
             "time/first_iteration_s": trained[0]["time/since_start_s"],

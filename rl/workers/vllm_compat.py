@@ -153,17 +153,21 @@ class Engine:
         prefixes of the old weights are dropped.
         """
         missing = self._engine.collective_rpc("receive_weights", args=(tensors,))
-        if not self._engine.reset_prefix_cache():
-            raise RuntimeError("the engine kept its prefix cache, because requests were still running")
+        self._forget_prefixes()
         return sorted({name for worker in missing for name in worker})
 
     def trace(self, token_ids: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Output of every sub-module for one prompt, by module name; to find where two models part."""
+        """Output of every sub-module for every token of one prompt, by module name; to find where two models part."""
+        self._forget_prefixes()  # of what is cached, nothing would be computed
         self._engine.collective_rpc("start_trace")
         self.add("trace", SampleRequest(prompt_ids=token_ids, max_tokens=1, temperature=0.0, seed=0))
         while self.busy:
             self.step()
         return dict(self._engine.collective_rpc("stop_trace")[0])
+
+    def _forget_prefixes(self) -> None:
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("the engine kept its prefix cache, because requests were still running")
 
 
 def _inspect_models_here() -> None:

@@ -36,7 +36,7 @@ def test_starter_mix_is_encoded_as_the_chat_template_does():
     rng = random.Random(0)
     for _ in range(300):
         dialogue = starter_mix.dialogue(rng)
-        ids, mask = encode(tokenizer.get_vocab(), dialogue)
+        ids, weights = encode(tokenizer.get_vocab(), dialogue)
         tools = [m for m in dialogue if m["role"] == "tools"]
         rendered = tokenizer.apply_chat_template(
             [m for m in dialogue if m["role"] != "tools"],
@@ -45,5 +45,5 @@ def test_starter_mix_is_encoded_as_the_chat_template_does():
             return_assistant_tokens_mask=True,
         )
         assert rendered["input_ids"] == ids
-        assert rendered["assistant_masks"] == mask
+        assert rendered["assistant_masks"] == [int(weight > 0) for weight in weights]
         assert tokenizer.unk_token_id not in ids

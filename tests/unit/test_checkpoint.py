@@ -4,17 +4,23 @@ from rl.checkpoint import Checkpoints, RunState
 
 
 def state(iteration):
-    return RunState(iteration=iteration, stream={"position": 3}, version=iteration, fingerprint={"seed": "0"})
+    return RunState(
+        iteration=iteration, stream={"position": 3}, version=iteration, critic={}, fingerprint={"seed": "0"}
+    )
 
 
 def test_newest_and_keep(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     assert checkpoints.newest() is None
     for i in (1, 2, 3):
-        checkpoints.save(state(i), lambda folder: (folder / "weights").write_text("w"))
+        checkpoints.save(
+            state(i),
+            lambda folder: (folder / "weights").write_text("w"),
+            lambda folder: (folder / "critic").write_text("c"),
+        )
     found, folder = checkpoints.newest()
     assert found == state(3)
-    assert (folder / "weights").read_text() == "w"
+    assert [(folder / name).read_text() for name in ("weights", "critic")] == ["w", "c"]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["iteration-000002", "iteration-000003"]
 
 

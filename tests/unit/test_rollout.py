@@ -4,29 +4,18 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from fakes import Letters
 
 from envs.base import Step
 from envs.single_turn import SingleTurn
 from rewards.math import math_answer
 from rewards.scoring import evaluate
 from rl.collect import Collector, rollout_metrics
-from rl.evaluate import Evaluator, mean_interval, pass_at_k
+from rl.evaluate import Evaluation, Evaluator, mean_interval, pass_at_k
 from rl.rollout import run_rollout
 from rl.types import EndReason, Fault, Rollout, Sample, Score, Segment, Task
 
 TASK = Task(id="t", kind="math", messages=({"role": "user", "content": "2"},), fields={"answer": "2"}, tags=("even",))
-
-
-class Letters:
-    """A chat format of one token per character; a turn ends with token 0."""
-
-    def prompt_ids(self, messages):
-        return [ord(c) for m in messages for c in m["content"]] + [1]
-
-    continuation_ids = prompt_ids
-
-    def decode(self, token_ids):
-        return "".join(chr(t) for t in token_ids if t)
 
 
 class Script:
@@ -153,10 +142,13 @@ def test_interval_by_hand():
 
 def test_evaluation():
     engine = Script(*["answer: 2", "no", "answer: 2", "answer: 2"], *["answer: 2", "no"])
-    metrics = Evaluator(
-        collector=collector(engine), tasks=[TASK, TASK], samples=2, temperature=0.7, pass_value=1.0
-    ).run()
-    assert metrics["eval/pass_rate"] == 0.75
+    evaluator = Evaluator(
+        name="eval", collector=collector(engine), tasks=[TASK, TASK], samples=2, temperature=0.7, pass_value=1.0,
+        watch=lambda groups: {"watched": float(len(groups))},
+    )  # fmt: skip
+    metrics = Evaluation(evaluators=[evaluator]).run()
+    assert metrics["watched"] == 2
+    assert metrics["eval/pass_rate"] == metrics["eval/score"] == 0.75
     assert metrics["eval/pass_at/2"] == 1.0
     assert metrics["eval/pass_rate/greedy"] == 0.5
     assert [r.temperature for r in engine.requests] == [0.7] * 4 + [0.0] * 2

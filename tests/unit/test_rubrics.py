@@ -9,6 +9,7 @@ from rl.compose import REPOSITORY
 from rl.types import Task
 
 SHIPPED = ["core", "prescriptive", "inferred", "human"]
+"""Beside the quickstart's, which are written for its small policy."""
 CORE = ["clarity and relevance", "conversational fluency and engagement", "objective and grounded interaction"]
 PRESCRIPTIVE = ["initial praise", "explicit justification"]
 
@@ -31,7 +32,10 @@ def test_the_module_wins_over_the_folder_of_its_name():
 
 
 def test_every_shipped_file_loads():
-    assert sorted(path.stem for path in (REPOSITORY / "critic" / "rubrics").iterdir()) == sorted(SHIPPED)
+    assert sorted(path.stem for path in (REPOSITORY / "critic" / "rubrics").iterdir()) == sorted(
+        [*SHIPPED, "quickstart"]
+    )
+    load_rubrics(["quickstart"])
     rubrics = load_rubrics(SHIPPED)
     assert names(rubrics)[:5] == CORE + PRESCRIPTIVE
     for name in SHIPPED:
