@@ -77,7 +77,8 @@ class TasksConfig:
     train: dict[str, Any] = field(default_factory=dict)
     held_out: dict[str, Any] = field(default_factory=dict)
     sets: dict[str, Any] = field(default_factory=dict)
-    """More sets to measure, by name, each with ``tasks`` and a ``reward`` of its own that training never sees."""
+    """More sets to measure, by name, each with ``tasks`` and a ``reward`` of its own that training never sees; ``count``
+    says how many of the tasks, else ``evaluation.tasks``."""
 
 
 @dataclass
@@ -132,7 +133,7 @@ class CriticConfig:
     mode: CriticMode = CriticMode.none
     kinds: list[str] = field(default_factory=list)
     """Kinds of training tasks whose rollouts the critic ranks; the reward is not asked about them."""
-    rubrics: list[str] = field(default_factory=lambda: ["core", "prescriptive"])
+    rubrics: list[str] = field(default_factory=lambda: ["core", "prescriptive", "correct"])
     """YAML files, or names of shipped ones."""
     prompts: dict[str, Any] = field(default_factory=lambda: {"_target_": "critic.prompts.Prompts"})
     pairs: dict[str, Any] = field(default_factory=lambda: {"_target_": "critic.pairs.Regular"})

@@ -14,7 +14,7 @@ import torch
 
 from critic.guard import Guard
 from critic.pairs import Schedule
-from critic.prompts import Prompts
+from critic.prompts import Fit, Prompts
 from critic.refresh import Refresh
 from critic.rubrics import RubricSet, load_rubrics
 from rewards.base import build_reward, check_fields
@@ -28,6 +28,7 @@ from rl.tasks import check_prompts, first_tasks
 from rl.types import Task
 
 PROMPTS_CHECKED = 10_000
+_SET = ("tasks", "reward", "count")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +108,13 @@ def verified(config: Config, tasks: Sequence[Task]) -> list[Task]:
 
 def _evaluation_set(config: Config, name: str, spec: Any) -> EvaluationSet:
     where = f"tasks.sets.{name}"
-    if (
-        not isinstance(spec, dict)
-        or set(spec) != {"tasks", "reward"}
-        or not all("_target_" in v for v in spec.values())
-    ):
-        raise ValueError(f"{where} must have tasks and reward, each with a _target_, got {spec}")
-    tasks = first_tasks(build(spec["tasks"], name=f"{where}.tasks"), config.evaluation.tasks)
+    parts = [spec.get(part) for part in ("tasks", "reward")] if isinstance(spec, dict) else [None]
+    if not all(isinstance(part, dict) and "_target_" in part for part in parts) or set(spec) - {*_SET}:
+        raise ValueError(f"{where} must have tasks and reward, each with a _target_, and may have count, got {spec}")
+    count = spec.get("count", config.evaluation.tasks)
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"{where}.count must be a whole number of at least 1, got {count}")
+    tasks = first_tasks(build(spec["tasks"], name=f"{where}.tasks"), count)
     check_fields(build_reward(spec["reward"], name=f"{where}.reward"), tasks)
     return EvaluationSet(tasks=tasks, reward=spec["reward"])
 
@@ -148,11 +149,19 @@ def _check_kinds(config: Config, parts: Parts, tasks: Sequence[Task]) -> None:
         )
     if parts.critic is None or not kinds:
         return
+    fit = Fit(chat=parts.chat, tokens=config.model.context - config.critic.max_tokens)
     for task in tasks:
-        if task.kind in kinds and not parts.critic.rubrics.for_task(task).rubrics:
+        rubrics = parts.critic.rubrics.for_task(task)
+        if not rubrics.rubrics:
             raise ValueError(
                 f"critic.rubrics must hold a rubric for task {task.id} (kind {task.kind}, tags "
                 f"{', '.join(task.tags)}), got none in {', '.join(config.critic.rubrics)} whose scope it is in"
+            )
+        if parts.critic.prompts.compare(task, ("", ""), rubrics, fit) is None:
+            raise ValueError(
+                f"critic.prompts.comparison with critic.rubrics must leave room for two replies to task {task.id} in "
+                f"model.context less critic.max_tokens, got {fit.tokens} tokens; raise model.context, or choose fewer "
+                "or shorter rubrics"
             )
 
 

@@ -97,7 +97,7 @@ def _contests(
     return known, contests
 
 
-async def _unscored(_task: Task, _rollout: Rollout) -> Score:
+async def _unscored(task: Task, rollout: Rollout) -> Score:  # noqa: ARG001
     return Score(value=0.0)
 
 

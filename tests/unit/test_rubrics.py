@@ -8,7 +8,7 @@ from critic.rubrics import Rubric, RubricKind, RubricSet, load_rubrics
 from rl.compose import REPOSITORY
 from rl.types import Task
 
-SHIPPED = ["core", "prescriptive", "inferred", "human"]
+SHIPPED = ["core", "prescriptive", "inferred", "human", "correct"]
 """Beside the quickstart's, which are written for its small policy."""
 CORE = ["clarity and relevance", "conversational fluency and engagement", "objective and grounded interaction"]
 PRESCRIPTIVE = ["initial praise", "explicit justification"]
@@ -39,7 +39,8 @@ def test_every_shipped_file_loads():
     rubrics = load_rubrics(SHIPPED)
     assert names(rubrics)[:5] == CORE + PRESCRIPTIVE
     for name in SHIPPED:
-        assert {rubric.kind for rubric in load_rubrics([name])} == {RubricKind(name)}
+        kind = RubricKind.HUMAN if name == "correct" else RubricKind(name)
+        assert {rubric.kind for rubric in load_rubrics([name])} == {kind}
 
 
 def test_exactly_the_prescriptive_ones_are_mandatory():
@@ -192,6 +193,6 @@ def test_a_name_may_not_come_from_two_files(tmp_path):
 @pytest.mark.parametrize("entry", ["cores", "core.yaml", "no/such/file.yaml", "."])
 def test_a_file_that_does_not_exist_is_refused_with_the_shipped_names(tmp_path, monkeypatch, entry):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="core, human, inferred, prescriptive") as refusal:
+    with pytest.raises(ValueError, match="core, correct, human, inferred, prescriptive") as refusal:
         load_rubrics([entry])
     assert f"critic.rubrics must be YAML files or names of shipped ones, got {entry!r}" in str(refusal.value)
