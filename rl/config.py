@@ -77,8 +77,8 @@ class TasksConfig:
     train: dict[str, Any] = field(default_factory=dict)
     held_out: dict[str, Any] = field(default_factory=dict)
     sets: dict[str, Any] = field(default_factory=dict)
-    """More sets to measure, by name, each with ``tasks`` and a ``reward`` of its own that training never sees; ``count``
-    says how many of the tasks, else ``evaluation.tasks``."""
+    """More sets to measure, by name, each with ``tasks`` and a ``reward`` of its own that training never sees.
+    ``count``, or else ``evaluation.tasks``, says how many of its tasks."""
 
 
 @dataclass

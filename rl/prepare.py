@@ -155,7 +155,8 @@ def _check_kinds(config: Config, parts: Parts, tasks: Sequence[Task]) -> None:
         if not rubrics.rubrics:
             raise ValueError(
                 f"critic.rubrics must hold a rubric for task {task.id} (kind {task.kind}, tags "
-                f"{', '.join(task.tags)}), got none in {', '.join(config.critic.rubrics)} whose scope it is in"
+                f"{', '.join(task.tags)}), got none in {', '.join(config.critic.rubrics)} whose scope it is in; tasks "
+                "with a verifier need one too, because the critic learns from them (correct, for example)"
             )
         if parts.critic.prompts.compare(task, ("", ""), rubrics, fit) is None:
             raise ValueError(

@@ -97,7 +97,7 @@ def _contests(
     return known, contests
 
 
-async def _unscored(task: Task, rollout: Rollout) -> Score:  # noqa: ARG001
+async def _unscored(task: Task, rollout: Rollout) -> Score:
     return Score(value=0.0)
 
 
