@@ -29,7 +29,7 @@ def checklist(
 
     Args:
         task: without ``criteria``, ``fields["criteria"]`` lists them: texts, or mappings with ``text`` and optionally
-            ``weight`` (1). ``mandatory`` is allowed there too, and changes nothing here.
+            ``weight`` (1).
         rollout: its last message is judged.
         criteria: the same criteria for every task, instead of the tasks' own.
         prompt: the question's text, with ``{criterion}`` and optionally ``{prompt}`` and ``{reply}``.
@@ -70,7 +70,7 @@ def _criteria(task: Task, found: Any) -> list[tuple[str, float]]:
 
 def _criterion(task: Task, entry: Any) -> tuple[str, float]:
     known = {"text": entry} if isinstance(entry, str) else entry
-    if isinstance(known, Mapping) and set(known) <= {"text", "weight", "mandatory"}:
+    if isinstance(known, Mapping) and set(known) <= {"text", "weight"}:
         text, weight = known.get("text"), known.get("weight", 1)
         if isinstance(text, str) and text.strip() and isinstance(weight, int | float) and 0 < weight < math.inf:
             return text, float(weight)

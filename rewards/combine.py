@@ -84,6 +84,8 @@ class Combined:
             values[part.name] = score.value
             values |= {f"{part.name}/{name}": value for name, value in score.parts.items()}
             if part.gate:
+                if score.questions:
+                    raise ValueError(f"reward.parts.{part.name} must not be a gate, because a judge decides it later")
                 is_open = is_open and score.value > 0
                 continue
             total += part.weight * score.value

@@ -231,6 +231,11 @@ def _pool(config: Config, reward: dict[str, Any], tasks: list[Task], workers: in
             score = asyncio.run(pool.score(task, silent))
             if score.fault is not None:
                 raise ValueError(f"reward: it fails on an empty reply to task {task.id} ({score.fault}): {score.error}")
+            if score.questions and config.critic.mode is CriticMode.none:
+                raise ValueError(
+                    f"critic.mode must not be none, because the reward of task {task.id} leaves questions to a judge; "
+                    "choose critic=self, for example"
+                )
         yield pool
     finally:
         pool.close()

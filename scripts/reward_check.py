@@ -45,6 +45,8 @@ class Report:
     disagreements: int = 0
     groups: int = 0
     constant_groups: int = 0
+    questions: int = 0
+    """What the replies' scores leave to a judge, which is not asked here."""
     cheats: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
 
@@ -147,6 +149,7 @@ async def _examine(pool: RewardPool, groups: Sequence[tuple[Task, list[str]]]) -
         tricked = await asyncio.gather(*(one(task, text) for task, _, text in tricks))
     first = runs[0]
     report.values = [s.value for s in first if s.fault is None]
+    report.questions = sum(len(s.questions) for s in first)
     report.faults = Counter(str(s.fault) for run in runs for s in run if s.fault is not None)
     verdicts = [[(s.value, s.fault) for s in column] for column in zip(*runs, strict=True)]
     report.disagreements = sum(len(set(column)) > 1 for column in verdicts)
@@ -169,7 +172,9 @@ def _verdict(report: Report, low: float, high: float, deadline_s: float) -> list
         reasons.append(f"{report.faults.total()} of {report.calls} calls failed; see the faults by kind")
     if report.disagreements:
         reasons.append(f"{report.disagreements} replies were scored differently in {RUNS} runs; seed what is random")
-    if len(set(report.values)) == 1:
+    if report.questions:
+        pass  # whether replies differ in worth is the judge's to say
+    elif len(set(report.values)) == 1:
         reasons.append(f"every reply got {report.values[0]:g}; there is nothing to learn from")
     elif report.groups and report.constant_groups / report.groups > MOST_CONSTANT:
         reasons.append(f"{report.constant_groups} of {report.groups} groups have equal scores; they teach nothing")
@@ -206,6 +211,8 @@ def _print(target: str, report: Report, low: float, high: float) -> None:
         table.add_row("latency p50, p99", f"{_quantile(millis, 0.5):.1f} ms, {_quantile(millis, 0.99):.1f} ms")
     table.add_row("faults by kind", ", ".join(f"{k} {n}" for k, n in sorted(report.faults.items())) or "none")
     table.add_row(f"scored differently in {RUNS} runs", str(report.disagreements))
+    if report.questions:
+        table.add_row("questions left to a judge", str(report.questions))
     table.add_row("groups with equal scores", f"{report.constant_groups} of {report.groups}")
     for name, mean in report.cheats.items():
         table.add_row(f"cheat: {name}", "fault" if mean != mean else f"{mean:.3f}")

@@ -50,7 +50,7 @@ def texts(score):
 
 
 def test_checklist_by_hand():
-    criteria = ["is polite", {"text": "names a year", "weight": 2}, {"text": "is short", "mandatory": True}]
+    criteria = ["is polite", {"text": "names a year", "weight": 2}, {"text": "is short"}]
     score = evaluate(checklist, task(criteria=criteria), said("It opened in 1889."))
     assert (score.fault, score.value) == (None, 0)
     assert [(q.name, q.weight) for q in score.questions] == [
@@ -246,3 +246,17 @@ def test_both_combine_by_weight():
     assert settled.verdicts["list/criterion/0"] == 0.5
     assert settled.verdicts["true/sentence/2"] == 1
     assert settled.parts["true/sentences"] == 5
+
+
+def test_a_judged_gate_is_refused():
+    from rewards.combine import Combined
+
+    gated = Combined(
+        parts={
+            "kept": {"reward": {"_target_": "rewards.checklist.checklist"}, "gate": True},
+            "base": {"reward": {"_target_": "rewards.facts.true_facts"}},
+        }
+    )
+    score = evaluate(gated, task(criteria=["is polite"], number=12), said("12 is even."))
+    assert score.fault == "exception"
+    assert "reward.parts.kept must not be a gate" in score.error

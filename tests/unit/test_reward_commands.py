@@ -110,3 +110,9 @@ def test_histogram_and_settings():
     assert parse_settings(["a=1", 'b=["x"]', "c=word"]) == {"a": 1, "b": ["x"], "c": "word"}
     with pytest.raises(ValueError, match="a setting must be KEY=VALUE, got 'a'"):
         parse_settings(["a"])
+
+
+def test_what_a_judge_decides_is_said_and_not_called_unfit(tmp_path, capsys):
+    row = {"question": "Tell me about 12.", "criteria": ["is true", "is short"], "responses": ["It is even.", "Hm."]}
+    assert main(["reward", "check", "checklist", "--data", rows(tmp_path / "rows.jsonl", [row])]) == 0
+    assert "questions left to a judge │ 4" in " ".join(capsys.readouterr().out.split())
