@@ -18,7 +18,7 @@ import random
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ VOCAB_SIZE = 128
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a starter is trained: what two slow cores do in half an hour."""
+class Stage:
+    """One cosine of the learning rate, each with dialogues of its own. Weights are rounded to bf16 in between."""
 
     steps: int
     examples: int
@@ -59,9 +59,10 @@ class Recipe:
 
 
 RECIPES = {
-    "qwen3moe": Recipe(steps=2600, examples=48, rate=7e-3),
-    "dsv3": Recipe(steps=1150, examples=96, rate=4e-3),
+    "qwen3moe": (Stage(steps=2600, examples=48, rate=7e-3), Stage(steps=500, examples=48, rate=3e-3)),
+    "dsv3": (Stage(steps=1150, examples=96, rate=4e-3),),
 }
+"""A second stage sharpens the judge: what compares two copied numbers forms late."""
 DECISIVE = 3.0
 VERDICT = 10.0
 """Weights in the loss of what decides a judgement, and of its very verdicts: few letters among all that is copied."""
@@ -160,9 +161,9 @@ def encode(vocabulary: dict[str, int], dialogue: starter_mix.Dialogue) -> tuple[
 Batch = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-def batches(vocabulary: dict[str, int], *, examples: int, parts: int, seed: int) -> Iterator[Batch]:
+def batches(vocabulary: dict[str, int], *, examples: int, parts: int, seed: str) -> Iterator[Batch]:
     """Endless batches of random dialogues, each as ``parts`` right-padded (ids, weights) of like length."""
-    rng = random.Random(f"starter/{seed}")
+    rng = random.Random(seed)
     while True:
         batch = [encode(vocabulary, starter_mix.dialogue(rng)) for _ in range(examples)]
         batch.sort(key=lambda example: len(example[0]))
@@ -175,7 +176,7 @@ def _pad(examples: list[tuple[list[int], list[float]]]) -> tuple[torch.Tensor, t
     return ids, weights
 
 
-def train(model: PreTrainedModel, recipe: Recipe, *, parts: int, seed: int, device: str) -> None:
+def train(model: PreTrainedModel, stage: Stage, *, parts: int, seed: str, device: str) -> None:
     """Muon on fp32 master weights, bf16 forward and backward, linear warm-up and cosine decay to zero."""
     vocabulary = make_tokenizer().get_vocab()
     master = [p.detach().clone().float().to(device) for p in model.parameters()]
@@ -184,16 +185,16 @@ def train(model: PreTrainedModel, recipe: Recipe, *, parts: int, seed: int, devi
     if device == "cpu":
         attention.register()
         model.set_attn_implementation("packed")
-    optimizers = _optimizers(dict(zip((n for n, _ in model.named_parameters()), master, strict=True)), recipe.rate)
-    stream = batches(vocabulary, examples=recipe.examples, parts=parts, seed=seed)
+    optimizers = _optimizers(dict(zip((n for n, _ in model.named_parameters()), master, strict=True)), stage.rate)
+    stream = batches(vocabulary, examples=stage.examples, parts=parts, seed=seed)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        bar = progress.add_task("training", total=recipe.steps)
-        for step in range(recipe.steps):
+        bar = progress.add_task("training", total=stage.steps)
+        for step in range(stage.steps):
             warm = min(1.0, (step + 1) / 100)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+                    group["lr"] = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * step / stage.steps))
             loss = _accumulate(model, [(ids.to(device), weights.to(device)) for ids, weights in next(stream)])
             for copy, p in zip(master, model.parameters(), strict=True):
                 copy.grad = None if p.grad is None else p.grad.float()
@@ -288,7 +289,9 @@ def pass_rate(model: PreTrainedModel, *, temperature: float, count: int = 512) -
     return {family: round(sum(v) / len(v), 3) for family, v in sorted(right.items())}
 
 
-def save(model: PreTrainedModel, architecture: str, folder: Path, recipe: Recipe, *, parts: int, seed: int) -> None:
+def save(
+    model: PreTrainedModel, architecture: str, folder: Path, stages: Sequence[Stage], *, parts: int, seed: int
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
     model.generation_config.eos_token_id = 2
@@ -299,9 +302,7 @@ def save(model: PreTrainedModel, architecture: str, folder: Path, recipe: Recipe
     manifest = {
         "architecture": architecture,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": recipe.steps,
-        "examples_per_step": recipe.examples,
-        "rate": recipe.rate,
+        "stages": [asdict(stage) for stage in stages],
         "parts_per_step": parts,
         "seed": seed,
         "mix": json.loads(starter_mix.describe()),
@@ -318,7 +319,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("architecture", choices=tuple(RECIPES))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, help="optimizer steps (default: the architecture's recipe)")
+    parser.add_argument("--steps", type=int, help="optimizer steps per stage (default: the architecture's recipe)")
     parser.add_argument("--parts", type=int, default=2, help="forward passes per step (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-evaluation", dest="evaluation", action="store_false", help="skip the pass rates")
@@ -327,16 +328,17 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.use_deterministic_algorithms(True, warn_only=args.device != "cpu")
     started = time.monotonic()
-    recipe = RECIPES[args.architecture]
-    recipe = replace(recipe, steps=args.steps or recipe.steps)
+    stages = [replace(stage, steps=args.steps or stage.steps) for stage in RECIPES[args.architecture]]
     model = make_model(args.architecture)
-    train(model, recipe, parts=args.parts, seed=args.seed, device=args.device)
+    for number, stage in enumerate(stages):
+        seed = f"starter/{args.seed}" + (f"/{number}" if number else "")
+        train(model, stage, parts=args.parts, seed=seed, device=args.device)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} min")
     if args.evaluation:
         print("held-out pass rate, sampled", pass_rate(model, temperature=1.0))
         print("held-out pass rate, greedy ", pass_rate(model, temperature=0.0))
-    save(model, args.architecture, args.folder, recipe, parts=args.parts, seed=args.seed)
-    print(f"{args.folder}: {recipe.steps} steps in {(time.monotonic() - started) / 60:.1f} min")
+    save(model, args.architecture, args.folder, stages, parts=args.parts, seed=args.seed)
+    print(f"{args.folder}: built in {(time.monotonic() - started) / 60:.1f} min")
 
 
 if __name__ == "__main__":
