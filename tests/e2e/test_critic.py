@@ -50,7 +50,8 @@ def test_a_frozen_critic_ranks_and_never_learns(tmp_path):
 
 
 def test_nonsense_and_a_dying_engine_are_counted_and_the_run_goes_on(tmp_path):
-    settings = [*SMALL, "rollout.workers=2", "critic.prompts.comparison='{prompt} {a} {b}'"]
+    nonsense = ["critic.prompts.comparison='{prompt} {a} {b}'", "critic.prompts.rule='{rule} {reply}'"]
+    settings = [*SMALL, "rollout.workers=2", *nonsense]
     process = start_and_wait(tmp_path, 1, *settings)
     engines = [p for p in psutil.Process(process.pid).children(recursive=True) if "RolloutWorker" in p.cmdline()[0]]
     assert len(engines) == 2
