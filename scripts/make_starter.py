@@ -5,8 +5,8 @@
 
 The result is a Hugging Face folder that transformers, vLLM and this project load. It is deterministic: the same
 machine type, thread count and versions give the same bytes. Takes under an hour on two slow cores and 3 minutes on
-a GPU, where low-order bits differ. Of the committed ones the first was built on two cores, the second on a GPU with
-``--parts 1`` and the shares that its ``starter.json`` names.
+a GPU, where low-order bits differ. The committed ones come from a GPU with ``--parts 1`` and an earlier mix; the first was
+then sharpened on two cores, with ``--begin``. What they were built with is in their ``starter.json``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
+    AutoModelForCausalLM,
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
     PreTrainedModel,
@@ -291,7 +292,14 @@ def pass_rate(model: PreTrainedModel, *, temperature: float, count: int = 512) -
 
 
 def save(
-    model: PreTrainedModel, architecture: str, folder: Path, stages: Sequence[Stage], *, parts: int, seed: int
+    model: PreTrainedModel,
+    architecture: str,
+    folder: Path,
+    stages: Sequence[Stage],
+    *,
+    parts: int,
+    seed: int,
+    begun_from: str | None,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
@@ -299,21 +307,25 @@ def save(
     model.generation_config.pad_token_id = 0
     model.cpu().save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
-    weights = (folder / "model.safetensors").read_bytes()
     manifest = {
         "architecture": architecture,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "stages": [asdict(stage) for stage in stages],
+        "begun_from": begun_from,
+        "stages": [asdict(stage) for stage in (stages[-1:] if begun_from else stages)],
         "parts_per_step": parts,
         "seed": seed,
         "mix": json.loads(starter_mix.describe()),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": _digest(folder),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"cpu, {torch.get_num_threads()} threads",
     }
     (folder / "starter.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def main() -> None:
@@ -323,6 +335,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="optimizer steps per stage (default: the architecture's recipe)")
     parser.add_argument("--parts", type=int, default=2, help="forward passes per step (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--begin", type=Path, help="sharpen the starter in this folder: the recipe's last stage alone")
     parser.add_argument("--no-evaluation", dest="evaluation", action="store_false", help="skip the pass rates")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -330,15 +343,22 @@ def main() -> None:
     torch.use_deterministic_algorithms(True, warn_only=args.device != "cpu")
     started = time.monotonic()
     stages = [replace(stage, steps=args.steps or stage.steps) for stage in RECIPES[args.architecture]]
-    model = make_model(args.architecture)
+    begun_from = None
+    if args.begin is None:
+        model = make_model(args.architecture)
+    else:
+        begun_from = _digest(args.begin)
+        model = AutoModelForCausalLM.from_pretrained(args.begin, dtype=torch.bfloat16)
     for number, stage in enumerate(stages):
+        if args.begin is not None and number < len(stages) - 1:
+            continue
         seed = f"starter/{args.seed}" + (f"/{number}" if number else "")
         train(model, stage, parts=args.parts, seed=seed, device=args.device)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} min")
     if args.evaluation:
         print("held-out pass rate, sampled", pass_rate(model, temperature=1.0))
         print("held-out pass rate, greedy ", pass_rate(model, temperature=0.0))
-    save(model, args.architecture, args.folder, stages, parts=args.parts, seed=args.seed)
+    save(model, args.architecture, args.folder, stages, parts=args.parts, seed=args.seed, begun_from=begun_from)
     print(f"{args.folder}: built in {(time.monotonic() - started) / 60:.1f} min")
 
 
