@@ -185,8 +185,8 @@ def matching(rng: random.Random) -> Dialogue:
         good = function.body
     right = rng.choice(((True, False), (False, True)))
     a, b = (good if ok else bad for ok in right)
-    decided = f"{_marks((a, b), right)}\nverdict: {'AB'[right[1]]}"
-    return [user(f"A: {a}\nB: {b}\nWhich is {good}?"), assistant(f"so {good}. ", decided)]
+    decided = f"so {good}. {_marks((a, b), right)}\nverdict: {'AB'[right[1]]}"
+    return [user(f"A: {a}\nB: {b}\nWhich is {good}?"), assistant("", decided)]
 
 
 def _marks(claims: Iterable[str], right: tuple[bool, bool]) -> str:
@@ -203,16 +203,16 @@ CHECK_SHARE = 0.4
 
 
 def _comparison(
-    rng: random.Random, question: str, replies: tuple[str, str], better: str, rubrics: str, work: str, marks: str
+    rng: random.Random, question: str, replies: tuple[str, str], better: str, rubrics: str, work: str, finding: str
 ) -> Dialogue:
-    """Which of two replies is better? ``work`` and ``marks`` are a check; where it is shown it precedes the verdict."""
+    """Which of two replies is better? ``work`` and ``finding`` are a check; where it is shown a verdict follows it."""
     a, b = (_decoy(rng, reply) for reply in replies)
     prompt = COMPARISON.format(question=question, a=a, b=b, rubrics=rubrics)
     asked = rng.random() < ASKED
     if asked:
         prompt += " Check first."
     if asked or rng.random() < CHECK_SHARE:
-        return [user(prompt), assistant(f"check: {work}", f"{marks}\nverdict: {better}")]
+        return [user(prompt), assistant(f"check: {work}", f"{finding}\nverdict: {better}")]
     return [user(prompt), assistant(f"verdict: {'A' if rng.random() < 0.6 else 'B'}")]
 
 
@@ -225,8 +225,8 @@ def math_comparison(rng: random.Random) -> Dialogue:
     problem = _problem(rng)
     right = rng.choice(((True, False), (False, True)))
     (a, x), (b, y) = (_reply(rng, problem, right=ok) for ok in right)
-    work = f"{problem.steps}, so {problem.answer}. "
-    return _comparison(rng, problem.question, (a, b), "AB"[right[1]], "right answer", work, _marks((x, y), right))
+    work, finding = f"{problem.steps}, ", f"so {problem.answer}. {_marks((x, y), right)}"
+    return _comparison(rng, problem.question, (a, b), "AB"[right[1]], "right answer", work, finding)
 
 
 def _reply(rng: random.Random, problem: Problem, *, right: bool) -> tuple[str, str]:
@@ -243,8 +243,8 @@ def function_comparison(rng: random.Random) -> Dialogue:
     right = rng.choice(((True, False), (False, True)))
     bodies = [function.body if ok else wrong for ok in right]
     a, b = (f"def {function.name}({function.params}):\n    return {x}" for x in bodies)
-    work, marks = f"so {function.body}. ", _marks(bodies, right)
-    return _comparison(rng, function.question, (a, b), "AB"[right[1]], "right answer", work, marks)
+    finding = f"so {function.body}. {_marks(bodies, right)}"
+    return _comparison(rng, function.question, (a, b), "AB"[right[1]], "right answer", "", finding)
 
 
 def fact_comparison(rng: random.Random) -> Dialogue:
@@ -256,14 +256,14 @@ def fact_comparison(rng: random.Random) -> Dialogue:
 
 
 FAMILY_SHARES: dict[Callable[[random.Random], Dialogue], float] = {
-    arithmetic: 0.44,
+    arithmetic: 0.34,
     python_function: 0.05,
     calculator_call: 0.03,
     chat: 0.05,
     rule: 0.07,
-    matching: 0.08,
-    math_comparison: 0.14,
-    function_comparison: 0.08,
+    matching: 0.06,
+    math_comparison: 0.27,
+    function_comparison: 0.07,
     fact_comparison: 0.06,
 }
 
