@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("target", type=Path, help="folder to create")
     export.set_defaults(run=_export)
 
-    plot = commands.add_parser("plot", help="draw the reward curves of one or more runs")
+    plot = commands.add_parser("plot", help="draw the curves of one or more runs; self-0, self-1, … are averaged")
     plot.add_argument("run_folders", type=Path, nargs="+")
     plot.add_argument("--output", type=Path, default=Path("curve.png"), help="picture to write (default: curve.png)")
     plot.set_defaults(run=_plot)

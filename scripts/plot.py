@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ Records = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Panel:
-    """One measured metric over iterations, with its interval where the run has ``<metric>/low`` and ``/high``."""
+    """One measured metric over iterations."""
 
     metric: str
     title: str
@@ -32,17 +33,19 @@ PANELS = (
 
 
 def plot(run_folders: Sequence[Path], output: Path) -> None:
-    """Draw what the runs have measured. Raises ``ValueError`` for a folder without metrics."""
+    """Draw what the runs have measured. Raises ``ValueError`` for a folder without metrics.
+
+    Folders whose names differ only in a number at the end (``self-0``, ``self-1``) are one curve: their mean, with bars
+    from the lowest to the highest. A run by itself has the intervals that it measured.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    runs = {folder: read_metrics(folder) for folder in run_folders}
-    for folder, records in runs.items():
-        if not records:
-            raise ValueError(f"a run folder must hold metrics.jsonl, got {folder} without it")
-    panels = [p for p in PANELS if any(p.metric in r for records in runs.values() for r in records)] or [PANELS[0]]
+    curves = _curves(run_folders)
+    measured = {metric for runs in curves.values() for records in runs for record in records for metric in record}
+    panels = [panel for panel in PANELS if panel.metric in measured] or [PANELS[0]]
     rows = (len(panels) + 1) // 2
     figure, axes = pyplot.subplots(
         rows, min(2, len(panels)), figsize=(7.5 * min(2, len(panels)), 4.2 * rows), layout="constrained", squeeze=False
@@ -51,8 +54,8 @@ def plot(run_folders: Sequence[Path], output: Path) -> None:
         if number >= len(panels):
             axis.set_axis_off()
             continue
-        for place, (folder, records) in enumerate(runs.items()):
-            _draw(axis, panels[number], records, colour=f"C{place}", label=folder.name)
+        for place, (label, runs) in enumerate(curves.items()):
+            _draw(axis, panels[number], runs, colour=f"C{place}", label=label)
         axis.set(xlabel="iteration", ylim=(0, 1), title=panels[number].title)
         axis.grid(alpha=0.3)
         axis.legend(loc="lower right")
@@ -60,18 +63,39 @@ def plot(run_folders: Sequence[Path], output: Path) -> None:
     print(output)
 
 
-def _draw(axis: Any, panel: Panel, records: Records, *, colour: str, label: str) -> None:
+def _curves(run_folders: Sequence[Path]) -> dict[str, list[Records]]:
+    """The runs by the name of their curve."""
+    names = [re.sub(r"[-_]\d+$", "", folder.name) for folder in run_folders]
+    curves: dict[str, list[Records]] = {}
+    for folder, name in zip(run_folders, names, strict=True):
+        records = read_metrics(folder)
+        if not records:
+            raise ValueError(f"a run folder must hold metrics.jsonl, got {folder} without it")
+        several = names.count(name) > 1
+        curves.setdefault(f"{name} ({names.count(name)} runs)" if several else folder.name, []).append(records)
+    return curves
+
+
+def _draw(axis: Any, panel: Panel, runs: Sequence[Records], *, colour: str, label: str) -> None:
     if panel.faint:
-        behind = [r for r in records if panel.faint in r]
-        axis.plot([r["iteration"] for r in behind], [r[panel.faint] for r in behind], color=colour, alpha=0.35)
-    measured = [r for r in records if panel.metric in r]
-    values = [r[panel.metric] for r in measured]
-    spread = None
-    if all(f"{panel.metric}/low" in r for r in measured):
-        spread = [
-            [r[panel.metric] - r[f"{panel.metric}/low"] for r in measured],
-            [r[f"{panel.metric}/high"] - r[panel.metric] for r in measured],
-        ]
-    axis.errorbar(
-        [r["iteration"] for r in measured], values, yerr=spread, color=colour, marker="o", capsize=3, label=label
-    )
+        behind = _spread(runs, panel.faint)
+        axis.plot(list(behind), [mean for mean, _, _ in behind.values()], color=colour, alpha=0.35)
+    points = _spread(runs, panel.metric)
+    bars = [[mean - low for mean, low, _ in points.values()], [high - mean for mean, _, high in points.values()]]
+    means = [mean for mean, _, _ in points.values()]
+    axis.errorbar(list(points), means, yerr=bars, color=colour, marker="o", capsize=3, label=label)
+
+
+def _spread(runs: Sequence[Records], metric: str) -> dict[int, tuple[float, float, float]]:
+    """Mean, lower and upper end of a metric at each iteration at which all runs have it."""
+    of_run = [{record["iteration"]: record for record in records if metric in record} for records in runs]
+    shared = sorted(set.intersection(*(set(by_iteration) for by_iteration in of_run)))
+    points = {}
+    for iteration in shared:
+        found = [by_iteration[iteration] for by_iteration in of_run]
+        values = [record[metric] for record in found]
+        ends = values
+        if len(found) == 1:
+            ends = [found[0].get(f"{metric}/{end}", values[0]) for end in ("low", "high")]
+        points[iteration] = (sum(values) / len(values), min(ends), max(ends))
+    return points
