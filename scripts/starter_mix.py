@@ -77,15 +77,47 @@ def _quick_answer(rng: random.Random, problem: Problem) -> str:
 
 
 def _slip(rng: random.Random, problem: Problem) -> tuple[str, str]:
-    """A worked solution in which one column comes out wrong, and the answer that follows from it."""
+    """A worked solution in which one step goes wrong, and the answer that follows from it, which is never right."""
     head, colon, columns = problem.steps.rpartition(": ")
-    parts = columns.split(", ")
-    place = len(parts) - 1 if problem.family == "chain" else rng.randrange(len(parts))
-    work, _, result = parts[place].partition("=")
-    parts[place] = f"{work}={result[:-1]}{(int(result[-1]) + rng.choice((-2, -1, 1, 2))) % 10}"
-    results = [part.partition("=")[2] for part in parts]
-    digits = results[-1] if problem.family == "chain" else results[-1] + "".join(r[-1] for r in results[-2::-1])
-    return f"{head}{colon}{', '.join(parts)}", digits.lstrip("0") or "0"
+    while True:
+        steps = columns.split(", ")
+        place = rng.randrange(len(steps))
+        steps[place] = _spoilt(rng, steps[place], problem)
+        if problem.family == "chain":
+            for i in range(place + 1, len(steps)):
+                follows = re.sub(r"^\d+", steps[i - 1].partition("=")[2], steps[i].partition("=")[0])
+                steps[i] = f"{follows}={_value(follows, problem)}"
+        results = [step.partition("=")[2] for step in steps]
+        digits = results[-1] if problem.family == "chain" else results[-1] + "".join(r[-1] for r in results[-2::-1])
+        answer = digits.lstrip("0") or "0"
+        if answer != problem.answer:
+            return f"{head}{colon}{', '.join(steps)}", answer
+
+
+def _spoilt(rng: random.Random, step: str, problem: Problem) -> str:
+    """A step with a wrong result, a misread digit, or a carry or borrow that is forgotten or imagined."""
+    work, _, result = step.partition("=")
+    luck = rng.random()
+    if luck < 0.4:
+        return f"{work}={result[:-1]}{(int(result[-1]) + rng.choice((-2, -1, 1, 2))) % 10}"
+    if luck < 0.7 or problem.family == "chain":
+        at = rng.choice([found.start() for found in re.finditer(r"\d\b", work)])
+        work = f"{work[:at]}{(int(work[at]) + rng.randint(1, 9)) % 10}{work[at + 1 :]}"
+    elif "-" in work and luck < 0.85:
+        work = re.sub(r"^1(?=\d)", "", work) if work[1].isdigit() else f"1{work}"
+    else:
+        first, sign, second, carried = re.findall(r"(\d+)([-+*])(\d)(.*)", work)[0]
+        work = f"{first}{sign}{second}" + ("" if carried else "-1" if sign == "-" else "+1")
+    return f"{work}={_value(work, problem)}"
+
+
+def _value(work: str, problem: Problem) -> int:
+    """What a step comes to, as it is written in the family's columns."""
+    total = 0
+    for term in re.findall(r"[-+]?\d+(?:\*\d)?", work):
+        x, _, y = term.partition("*")
+        total += int(x) * int(y or 1)
+    return abs(total) if problem.family == "chain" else total % 10 if "-" in work else total
 
 
 def _worked(steps: str, answer: str) -> str:
@@ -231,7 +263,7 @@ def math_comparison(rng: random.Random) -> Dialogue:
 
 def _reply(rng: random.Random, problem: Problem, *, right: bool) -> tuple[str, str]:
     """A reply to a problem, worked out or not, and the answer in it."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
         answer = problem.answer if right else _wrong_answer(rng, problem)
         return f"answer: {answer}", answer
     steps, answer = (problem.steps, problem.answer) if right else _slip(rng, problem)

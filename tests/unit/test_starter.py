@@ -1,5 +1,6 @@
 import hashlib
 import json
+import random
 import subprocess
 import sys
 
@@ -7,6 +8,8 @@ import pytest
 from safetensors import safe_open
 
 from rl.compose import REPOSITORY
+from rl.procedural import FAMILIES, problem_at
+from scripts import starter_mix
 
 
 @pytest.mark.parametrize("name", ["starter", "starter_dsv3"])
@@ -29,3 +32,19 @@ def test_building_is_deterministic(tmp_path):
         )
         digests.append(json.loads((tmp_path / attempt / "starter.json").read_text())["weights_sha256"])
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_slip_spoils_the_answer_and_any_part_of_a_step(family):
+    rng = random.Random(family)
+    changed = set()
+    for number in range(400):
+        problem = problem_at(number, families=[family], seed=0, held_out=False)
+        right = problem.steps.rpartition(": ")[2].split(", ")
+        assert all(str(starter_mix._value(work, problem)) == value for work, value in (s.split("=") for s in right))
+        steps, answer = starter_mix._slip(rng, problem)
+        assert answer != problem.answer
+        wrong = steps.rpartition(": ")[2].split(", ")
+        first = next(i for i, (a, b) in enumerate(zip(right, wrong, strict=True)) if a != b)
+        changed.add(right[first].split("=")[0] == wrong[first].split("=")[0])
+    assert changed == {True, False}
