@@ -6,7 +6,7 @@
 The result is a Hugging Face folder that transformers, vLLM and this project load. It is deterministic: the same
 machine type, thread count and versions give the same bytes. Takes two hours on two slow cores and a few minutes on
 a GPU, where low-order bits differ. The committed ones come from a GPU with ``--parts 1`` and an earlier mix; the first
-was then sharpened on two cores, with ``--begin``. What they were built with is in their ``starter.json``.
+was then trained on, on two cores, with ``--begin``. What they were built with is in their ``starter.json``.
 """
 
 from __future__ import annotations

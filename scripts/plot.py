@@ -26,7 +26,7 @@ class Panel:
 PANELS = (
     Panel("eval/pass_rate", "Held-out pass rate; faint: training reward", "reward/mean"),
     Panel("critic/guard/accuracy", "Critic: accuracy on held-out pairs; faint: its weight", "critic/weight"),
-    Panel("eval/open/score", "Open-ended replies: share that is true"),
+    Panel("eval/open/score", "Open-ended replies: how true, hidden from training"),
     Panel("critic/guard/open/order_flip_rate", "Critic: order flips on open-ended pairs"),
 )
 """Those that no run has measured are left out."""
@@ -56,7 +56,7 @@ def plot(run_folders: Sequence[Path], output: Path) -> None:
             continue
         for place, (label, runs) in enumerate(curves.items()):
             _draw(axis, panels[number], runs, colour=f"C{place}", label=label)
-        axis.set(xlabel="iteration", ylim=(0, 1), title=panels[number].title)
+        axis.set(xlabel="iteration", ylim=(0, 1.02), title=panels[number].title)
         axis.grid(alpha=0.3)
         axis.legend(loc="lower right")
     figure.savefig(output, dpi=110)
