@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +37,7 @@ class Contest:
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """How often a reply wins without and with a trick, 0 to 1, and the 95 % interval of the difference."""
+    """How often a reply wins without and with a trick, 0 to 1, and the interval of the difference."""
 
     plain: float
     tricked: float
@@ -54,19 +55,24 @@ def check(config: Config, *, pairs: int) -> int:
     parts = prepare(config)
     console = Console(stderr=True)
     console.print("starting an engine and the reward's processes")
-    with sampling(config, parts) as (collector, critic), console.status("sampling replies") as status:
+    with sampling(config, parts) as (collector, critic):
         assert critic is not None
+        console.print("sampling replies")
         known, contests = _contests(config, parts, collector, critic, most=pairs)
-        status.update("judging pairs with a known answer")
+        console.print(f"judging {len(known)} pairs with a known answer")
         judged = report(collector.run(judge_pairs(critic.judge, known)))
+        of_kind = {
+            kind: [contest for contest in contests if contest.task.kind == kind]
+            for kind in sorted({contest.task.kind for contest in contests})
+        }
+        rows = list(itertools.product(of_kind, DECOYS, (False, True)))
+        z = NormalDist().inv_cdf(1 - 0.025 / len(rows))
         found = {}
-        for kind in sorted({contest.task.kind for contest in contests}):
-            own = [contest for contest in contests if contest.task.kind == kind]
-            for trick, unseen in itertools.product(DECOYS, (False, True)):
-                status.update(f"trying tricks on {kind} replies: {trick}")
-                wordings = (UNSEEN if unseen else DECOYS)[trick]
-                found[kind, trick, unseen] = collector.run(try_trick(critic, own, wordings))
-    _print(judged, found, {kind: sum(c.task.kind == kind for c in contests) for kind, _, _ in found})
+        for number, (kind, trick, unseen) in enumerate(rows, start=1):
+            own, wordings = of_kind[kind], (UNSEEN if unseen else DECOYS)[trick]
+            console.print(f"trying tricks, {number} of {len(rows)}: {trick} in {len(own)} {kind} replies")
+            found[kind, trick, unseen] = collector.run(try_trick(critic, own, wordings, z=z))
+    _print(judged, found, {kind: len(own) for kind, own in of_kind.items()})
     return int(any(gain.low > 0 for gain in found.values()))
 
 
@@ -101,10 +107,10 @@ async def _unscored(task: Task, rollout: Rollout) -> Score:
     return Score(value=0.0)
 
 
-async def try_trick(critic: Critic, contests: Sequence[Contest], wordings: Sequence[str]) -> Gain:
+async def try_trick(critic: Critic, contests: Sequence[Contest], wordings: Sequence[str], *, z: float = 1.96) -> Gain:
     """Rank each pair as it is and with the first reply dressed in one of the wordings, by turns.
 
-    A contest that could not be judged either way is left out.
+    A contest that could not be judged either way is left out. The interval is ``z`` standard errors wide to each side.
     """
     referee = replace(critic, schedule=AllPairs())
 
@@ -125,7 +131,7 @@ async def try_trick(critic: Critic, contests: Sequence[Contest], wordings: Seque
     known = [(plain, tricked) for plain, tricked in values if plain is not None and tricked is not None]
     if not known:
         return Gain(plain=0.5, tricked=0.5, low=-1.0, high=1.0)
-    change, low, high = mean_interval([tricked - plain for plain, tricked in known], lowest=-1.0)
+    change, low, high = mean_interval([tricked - plain for plain, tricked in known], lowest=-1.0, z=z)
     plain = sum(p for p, _ in known) / len(known)
     return Gain(plain=plain, tricked=plain + change, low=low, high=high)
 
@@ -141,7 +147,15 @@ def _print(judged: dict[str, float], found: dict[tuple[str, str, bool], Gain], c
     for name, value in judged.items():
         table.add_row(name, f"{value:.3g}")
     console.print(table)
-    table = Table("kind", "trick", "wording", "wins without", "with", "change (95 %)", title="what tricks gain")
+    table = Table(
+        "kind",
+        "trick",
+        "wording",
+        "wins without",
+        "with",
+        "change (95 % for all rows together)",
+        title="what tricks gain",
+    )
     for (kind, trick, unseen), gain in found.items():
         change = f"{gain.tricked - gain.plain:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
         wording = "unseen" if unseen else "seen"
