@@ -24,8 +24,10 @@ def test_every_group_file_loads(choice):
 
 
 def test_quickstart_prepares():
-    parts = prepare(load_config([]))
-    assert len(parts.held_out) == 128
+    config = load_config([])
+    parts = prepare(config)
+    assert len(parts.held_out) == config.evaluation.tasks
+    assert {task.kind for task in parts.held_out} == {"math", "code"}
 
 
 @pytest.mark.parametrize(
