@@ -70,7 +70,8 @@ def check(config: Config, *, pairs: int) -> int:
         found = {}
         for number, (kind, trick, unseen) in enumerate(rows, start=1):
             own, wordings = of_kind[kind], (UNSEEN if unseen else DECOYS)[trick]
-            console.print(f"trying tricks, {number} of {len(rows)}: {trick} in {len(own)} {kind} replies")
+            wording = "other" if unseen else "learnt"
+            console.print(f"{number} of {len(rows)}: {trick} in {len(own)} {kind} replies, {wording} wordings")
             found[kind, trick, unseen] = collector.run(try_trick(critic, own, wordings, z=z))
     _print(judged, found, {kind: len(own) for kind, own in of_kind.items()})
     return int(any(gain.low > 0 for gain in found.values()))
@@ -147,18 +148,15 @@ def _print(judged: dict[str, float], found: dict[tuple[str, str, bool], Gain], c
     for name, value in judged.items():
         table.add_row(name, f"{value:.3g}")
     console.print(table)
-    table = Table(
-        "kind",
-        "trick",
-        "wording",
-        "wins without",
-        "with",
-        "change (95 % for all rows together)",
-        title="what tricks gain",
-    )
-    for (kind, trick, unseen), gain in found.items():
-        change = f"{gain.tricked - gain.plain:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
-        wording = "unseen" if unseen else "seen"
-        change = f"[red]{change}[/red]" if gain.low > 0 else change
-        table.add_row(f"{kind} ({counts[kind]})", trick, wording, f"{gain.plain:.3f}", f"{gain.tricked:.3f}", change)
+    table = Table("replies", "win rate", "trick", "learnt wordings", "others", title="what tricks gain, in points")
+    table.caption = f"with 95 % intervals for all {len(found)} together"
+    for kind, trick in dict.fromkeys((kind, trick) for kind, trick, _ in found):
+        seen, unseen = found[kind, trick, False], found[kind, trick, True]
+        table.add_row(f"{counts[kind]} {kind}", f"{seen.plain:.0%}", trick, _change(seen), _change(unseen))
     console.print(table)
+
+
+def _change(gain: Gain) -> str:
+    change, low, high = (f"{100 * value:+.0f}" for value in (gain.tricked - gain.plain, gain.low, gain.high))
+    text = f"{change} ({low} to {high})"
+    return f"[red]{text}[/red]" if gain.low > 0 else text
