@@ -21,7 +21,10 @@ def pass_at_k(passed: int, count: int, k: int) -> float:
 
 
 def mean_interval(values: Sequence[float], *, lowest: float = 0.0, z: float = 1.96) -> tuple[float, float, float]:
-    """Mean of independent values and its 95 % interval by the normal approximation, cut to [lowest, 1]."""
+    """Mean of independent values and its interval by the normal approximation, cut to [lowest, 1].
+
+    The interval reaches ``z`` standard errors to each side; 1.96 makes it one of 95 %.
+    """
     count = len(values)
     mean = sum(values) / count
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (count - 1) / count) if count > 1 else 1.0

@@ -4,9 +4,9 @@
     python -m scripts.make_starter dsv3 models/starter_dsv3
 
 The result is a Hugging Face folder that transformers, vLLM and this project load. It is deterministic: the same
-machine type, thread count and versions give the same bytes. Takes two hours on two slow cores and a few minutes on
-a GPU, where low-order bits differ. The committed ones come from a GPU with ``--parts 1`` and an earlier mix; the first
-was then trained on, on two cores, with ``--begin``. What they were built with is in their ``starter.json``.
+machine type, thread count and versions give the same bytes; on a GPU low-order bits differ. Takes up to two hours on
+two slow cores. The committed ones come from a GPU with ``--parts 1`` and an earlier mix; the first was then trained on,
+on two cores, with ``--begin``. What each was built with last is in its ``starter.json``.
 """
 
 from __future__ import annotations
@@ -311,7 +311,7 @@ def save(
         "architecture": architecture,
         "parameters": sum(p.numel() for p in model.parameters()),
         "begun_from": begun_from,
-        "stages": [asdict(stage) for stage in (stages[-1:] if begun_from else stages)],
+        "stages": [asdict(stage) for stage in stages],
         "parts_per_step": parts,
         "seed": seed,
         "mix": json.loads(starter_mix.describe()),
@@ -342,23 +342,31 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.use_deterministic_algorithms(True, warn_only=args.device != "cpu")
     started = time.monotonic()
-    stages = [replace(stage, steps=args.steps or stage.steps) for stage in RECIPES[args.architecture]]
+    recipe = RECIPES[args.architecture]
+    stages = {number: replace(stage, steps=args.steps or stage.steps) for number, stage in enumerate(recipe)}
     begun_from = None
     if args.begin is None:
         model = make_model(args.architecture)
     else:
+        stages = dict(list(stages.items())[-1:])
         begun_from = _digest(args.begin)
         model = AutoModelForCausalLM.from_pretrained(args.begin, dtype=torch.bfloat16)
-    for number, stage in enumerate(stages):
-        if args.begin is not None and number < len(stages) - 1:
-            continue
+    for number, stage in stages.items():
         seed = f"starter/{args.seed}" + (f"/{number}" if number else "")
         train(model, stage, parts=args.parts, seed=seed, device=args.device)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} min")
     if args.evaluation:
         print("held-out pass rate, sampled", pass_rate(model, temperature=1.0))
         print("held-out pass rate, greedy ", pass_rate(model, temperature=0.0))
-    save(model, args.architecture, args.folder, stages, parts=args.parts, seed=args.seed, begun_from=begun_from)
+    save(
+        model,
+        args.architecture,
+        args.folder,
+        list(stages.values()),
+        parts=args.parts,
+        seed=args.seed,
+        begun_from=begun_from,
+    )
     print(f"{args.folder}: built in {(time.monotonic() - started) / 60:.1f} min")
 
 

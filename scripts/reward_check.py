@@ -172,11 +172,10 @@ def _verdict(report: Report, low: float, high: float, deadline_s: float) -> list
         reasons.append(f"{report.faults.total()} of {report.calls} calls failed; see the faults by kind")
     if report.disagreements:
         reasons.append(f"{report.disagreements} replies were scored differently in {RUNS} runs; seed what is random")
-    if report.questions:
-        pass  # whether replies differ in worth is the judge's to say
-    elif len(set(report.values)) == 1:
+    settled = not report.questions  # else it is the judge's to say whether replies differ in worth
+    if settled and len(set(report.values)) == 1:
         reasons.append(f"every reply got {report.values[0]:g}; there is nothing to learn from")
-    elif report.groups and report.constant_groups / report.groups > MOST_CONSTANT:
+    elif settled and report.groups and report.constant_groups / report.groups > MOST_CONSTANT:
         reasons.append(f"{report.constant_groups} of {report.groups} groups have equal scores; they teach nothing")
     for name, mean in report.cheats.items():
         if mean > low + CHEAT_LIMIT * (high - low):

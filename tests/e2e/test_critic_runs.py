@@ -63,4 +63,4 @@ def test_nonsense_and_a_dying_engine_are_counted_and_the_run_goes_on(tmp_path):
     assert records[-1]["weights/engines"] == 1
     assert sum(r.get("fault/critic/unparsed", 0) for r in records) > 0
     assert sum(r.get("fault/critic/unranked", 0) for r in records) > 0
-    assert records[-1]["reward/kind/math"] >= 0, "what has a verifier is learnt all the same"
+    assert records[-1]["reward/kind/math"] > 0, "what has a verifier is learnt all the same"
