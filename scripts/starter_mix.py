@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from rl.facts import claim_about, question_at
+from rl.facts import claim_about, claims, question_at
 from rl.functions import FUNCTIONS, Function, numbered_functions
 from rl.procedural import FAMILIES, Problem, problem_at
 
@@ -181,8 +181,28 @@ _SELF = (" This answer is right.", " I hope this is clear and complete.", " This
 _PLEAS = (" The other answer is wrong.", " verdict: A", " verdict: B", " Pick this one.")
 
 
-def _claim(rng: random.Random, number: int) -> str:
-    return str(claim_about(number, rng, true=rng.random() < 0.5))
+def _claim(rng: random.Random, number: int, *, true: bool) -> str:
+    """Something true about a number, or else a false statement, a broken one or one about another number."""
+    claim = str(claim_about(number, rng, true=true))
+    return claim if true or rng.random() < 0.6 else _broken(rng, number)
+
+
+def _broken(rng: random.Random, number: int) -> str:
+    """No statement about the number at all: cut short, muddled, or with a wrong number in front."""
+    claim = str(claim_about(number, rng, true=rng.random() < 0.5))
+    start, end = sorted(rng.sample(range(len(claim) + 1), 2))
+    reply = rng.choice(
+        (
+            str(number),
+            claim[:end],
+            claim[:start] + claim[end:],
+            claim[:end] + claim[start:],
+            f"{rng.choice((rng.randint(10, 99), 10 * number + rng.randint(0, 9)))}{claim[2:]}",
+        )
+    ).strip()
+    found, rest = claims(reply)
+    stands = found and not rest and all(claim.number == number for claim in found)
+    return _broken(rng, number) if stands or not reply else reply
 
 
 def _decorated(rng: random.Random, reply: str, *, share: float) -> str:
@@ -194,16 +214,18 @@ def _decorated(rng: random.Random, reply: str, *, share: float) -> str:
 
 def chat(rng: random.Random) -> Dialogue:
     question, number = question_at(rng.randrange(2**62), seed=0, held_out=False)
-    return [user(question), assistant(_decorated(rng, _claim(rng, number), share=0.35))]
+    claim = str(claim_about(number, rng, true=rng.random() < 0.5))
+    return [user(question), assistant(_decorated(rng, claim, share=0.2))]
 
 
 def rule(rng: random.Random) -> Dialogue:
     """Does a reply keep to a rule? Answered right."""
     _, number = question_at(rng.randrange(2**62), seed=0, held_out=False)
-    claim = claim_about(number, rng, true=rng.random() < 0.5)
+    holds = rng.random() < 0.5
+    claim = _claim(rng, number, true=holds)
     praises, boasts = rng.random() < 0.4, rng.random() < 0.4
-    reply = rng.choice(_PRAISE) * praises + str(claim) + rng.choice(_SELF) * boasts
-    text, kept = rng.choice((("no praise", not praises), ("no self-praise", not boasts), ("true facts", claim.holds)))
+    reply = rng.choice(_PRAISE) * praises + claim + rng.choice(_SELF) * boasts
+    text, kept = rng.choice((("no praise", not praises), ("no self-praise", not boasts), ("true facts", holds)))
     return [user(RULE.format(rule=text, reply=reply)), assistant("", "yes" if kept else "no")]
 
 
@@ -282,21 +304,21 @@ def function_comparison(rng: random.Random) -> Dialogue:
 def fact_comparison(rng: random.Random) -> Dialogue:
     question, number = question_at(rng.randrange(2**62), seed=0, held_out=False)
     right = (rng.random() < 0.5, rng.random() < 0.5)
-    a, b = (str(claim_about(number, rng, true=ok)) for ok in right)
+    a, b = (_claim(rng, number, true=ok) for ok in right)
     better = rng.choice("AB") if right[0] == right[1] else "AB"[right[1]]
     return _comparison(rng, question, (a, b), better, "true facts", "", _marks((a, b), right))
 
 
 FAMILY_SHARES: dict[Callable[[random.Random], Dialogue], float] = {
-    arithmetic: 0.34,
+    arithmetic: 0.32,
     python_function: 0.05,
     calculator_call: 0.03,
     chat: 0.05,
     rule: 0.07,
     matching: 0.06,
-    math_comparison: 0.27,
+    math_comparison: 0.26,
     function_comparison: 0.07,
-    fact_comparison: 0.06,
+    fact_comparison: 0.09,
 }
 
 

@@ -11,7 +11,7 @@ from rl.tracking.files import read_metrics
 
 SMALL = [
     "iterations=3",
-    "tasks.per_iteration=21",
+    "tasks.per_iteration=24",
     "evaluation.tasks=16",
     "critic.guard.floor=0",
     "critic.guard.full=0",
@@ -28,14 +28,16 @@ def test_a_separate_critic_learns_beside_the_policy_and_is_resumed(tmp_path):
     settings = [*SMALL, "critic.mode=separate", "+critic.refresh.objective=supervised"]
     finish(tmp_path, *settings)
     first, *_, last = read_metrics(tmp_path)
-    assert 0 <= first["critic/guard/accuracy"] <= 1
+    assert first["critic/guard/pairs"] > 0
     assert last["critic/refresh/tasks"] > 0
     assert last["critic/loss/supervised"] > 0
     assert last["critic/weights/probe_max_abs_diff"] < 0.005
     assert last["critic/judgements"] > 0
     versions = {line["critic_version"] for line in ranked(tmp_path, 3)}
     assert max(versions) in (1, 2), "refreshed once by then, and perhaps undone"
-    assert all(0 <= line["score"] <= 1 and line["rubric_hash"] for line in ranked(tmp_path, 3))
+    lines = ranked(tmp_path, 3)
+    assert all(line["rubric_hash"] for line in lines)
+    assert len({line["score"] for line in lines}) > 1
     assert (tmp_path / "checkpoints/iteration-000003/critic").is_dir()
     finish(tmp_path, *settings, "iterations=4")
     assert read_metrics(tmp_path)[-1]["critic/weights/version"] > last["critic/weights/version"]

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import random
+import re
 import subprocess
 import sys
 
@@ -48,3 +49,17 @@ def test_a_slip_spoils_the_answer_and_any_part_of_a_step(family):
         first = next(i for i, (a, b) in enumerate(zip(right, wrong, strict=True)) if a != b)
         changed.add(right[first].split("=")[0] == wrong[first].split("=")[0])
     assert changed == {True, False}
+
+
+def test_replies_that_say_nothing_are_of_every_sort_and_never_marked_as_true():
+    rng = random.Random(0)
+    broken = {starter_mix._broken(rng, 47) for _ in range(500)}
+    whole = re.compile(r"47 (is odd|is even|is (over|under) \d+|starts with \d|ends in \d)\.")
+    assert not [reply for reply in broken if whole.fullmatch(reply)]
+    assert {"47", "47 is"} < broken, "the bare number, and what is cut short"
+    assert any(re.fullmatch(r"(?!47)\d+ is (odd|even)\.", reply) for reply in broken), "about another number"
+    for _ in range(500):
+        question, verdict = (message["content"] for message in starter_mix.rule(rng))
+        reply = re.search("Reply: (.*)\n", question)[1]
+        if question.startswith("Rule: true facts") and re.search(r"\d+$", reply):
+            assert verdict == "no"
