@@ -58,7 +58,7 @@ def plot(run_folders: Sequence[Path], output: Path) -> None:
             _draw(axis, panels[number], runs, colour=f"C{place}", label=label)
         axis.set(xlabel="iteration", ylim=(0, 1.02), title=panels[number].title)
         axis.grid(alpha=0.3)
-        axis.legend(loc="lower right")
+        axis.legend(loc="best")
     figure.savefig(output, dpi=110)
     print(output)
 
