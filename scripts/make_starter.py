@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ DECISIVE = 3.0
 VERDICT = 10.0
 """Weights in the loss of what decides a judgement, and of its very verdicts: few letters among all that is copied."""
 _VERDICT = re.compile(r"\b(yes|no|A|B)\b")
+_MARKS_DIFFER = re.compile(r" yes, B .* no\n| no, B .* yes\n", re.DOTALL)
 CHAT_TEMPLATE = """\
 {%- if tools %}{{ '<|tools|>' }}{% for tool in tools %}{% set f = tool.function %}\
 {{ f.name }}({% for name, schema in f.parameters.properties.items() %}\
@@ -267,27 +269,54 @@ def _packed_loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tenso
 
 
 @torch.no_grad()
-def pass_rate(model: PreTrainedModel, *, temperature: float, count: int = 512) -> dict[str, float]:
-    """Share of held-out quickstart problems answered right, overall and per family; one completion each."""
+def _replies(model: PreTrainedModel, questions: Sequence[str], *, temperature: float) -> list[str]:
+    """One completion each."""
     model.set_attn_implementation("sdpa")
     tokenizer = make_tokenizer()
     tokenizer.padding_side = "left"
-    held_out = [problem_at(i, families=list(FAMILIES), seed=1, held_out=True) for i in range(count)]
     prompts = [
-        tokenizer.apply_chat_template([starter_mix.user(p.question)], add_generation_prompt=True, tokenize=False)
-        for p in held_out
+        tokenizer.apply_chat_template([starter_mix.user(text)], add_generation_prompt=True, tokenize=False)
+        for text in questions
     ]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False).to(model.device)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     torch.manual_seed(0)
-    out = model.eval().generate(**inputs, max_new_tokens=80, **sampling)
-    replies = tokenizer.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-    right: dict[str, list[bool]] = {"all": []}
-    for problem, reply in zip(held_out, replies, strict=True):
-        verdict = reply.rsplit("answer: ", 1)[-1].strip() == problem.answer
-        right["all"].append(verdict)
-        right.setdefault(problem.family, []).append(verdict)
-    return {family: round(sum(v) / len(v), 3) for family, v in sorted(right.items())}
+    out = model.eval().generate(**inputs, max_new_tokens=96, **sampling)
+    return list(tokenizer.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True))
+
+
+def _shares(verdicts: Iterable[tuple[str, bool]]) -> dict[str, float]:
+    """How many are true, overall and by name."""
+    found: dict[str, list[bool]] = {"all": []}
+    for name, right in verdicts:
+        found["all"].append(right)
+        found.setdefault(name, []).append(right)
+    return {name: round(sum(rights) / len(rights), 3) for name, rights in sorted(found.items())}
+
+
+def pass_rate(model: PreTrainedModel, *, temperature: float, count: int = 512) -> dict[str, float]:
+    """Share of held-out quickstart problems answered right, overall and per family."""
+    problems = [problem_at(i, families=list(FAMILIES), seed=1, held_out=True) for i in range(count)]
+    replies = _replies(model, [problem.question for problem in problems], temperature=temperature)
+    return _shares(
+        (problem.family, reply.rsplit("answer: ", 1)[-1].strip() == problem.answer)
+        for problem, reply in zip(problems, replies, strict=True)
+    )
+
+
+def judge_rate(model: PreTrainedModel, *, count: int = 160) -> dict[str, float]:
+    """Share of new comparisons from the mix that it judges right, greedily and asked to check, overall and per family.
+
+    Only those of which one reply is better.
+    """
+    rng = random.Random("judge")
+    asked: list[tuple[str, str, str]] = []
+    for make in (starter_mix.math_comparison, starter_mix.function_comparison, starter_mix.fact_comparison):
+        turns = ([turn["content"] for turn in make(rng)] for _ in range(20 * count))
+        found = ((q, a[-1]) for q, a in turns if q.endswith("Check first.") and _MARKS_DIFFER.search(a))
+        asked += [(make.__name__, *pair) for pair in itertools.islice(found, count)]
+    replies = _replies(model, [question for _, question, _ in asked], temperature=0.0)
+    return _shares((name, reply[-1:] == better) for (name, _, better), reply in zip(asked, replies, strict=True))
 
 
 def save(
@@ -357,6 +386,7 @@ def main() -> None:
     if args.evaluation:
         print("held-out pass rate, sampled", pass_rate(model, temperature=1.0))
         print("held-out pass rate, greedy ", pass_rate(model, temperature=0.0))
+        print("comparisons judged right   ", judge_rate(model))
     save(
         model,
         args.architecture,
