@@ -41,15 +41,15 @@ def assistant(text: str, decisive: str = "") -> Message:
     return {"role": "assistant", "content": text + decisive, "decisive": len(decisive)}
 
 
-def _problem(rng: random.Random) -> Problem:
-    return problem_at(rng.randrange(2**62), families=list(FAMILIES), seed=0, held_out=False)
+def _problem(rng: random.Random, families: Iterable[str] = tuple(FAMILIES)) -> Problem:
+    return problem_at(rng.randrange(2**62), families=list(families), seed=0, held_out=False)
 
 
-def _wrong(rng: random.Random, answer: str) -> str:
-    """The answer with one digit changed."""
-    place = rng.randrange(len(answer))
-    digit = (int(answer[place]) + rng.choice((-1, 1, 2))) % 10
-    return answer[:place] + str(digit) + answer[place + 1 :]
+def _wrong(rng: random.Random, number: str) -> str:
+    """The number with one digit changed."""
+    place = rng.randrange(len(number))
+    digit = (int(number[place]) + rng.randint(1, 9)) % 10
+    return str(int(f"{number[:place]}{digit}{number[place + 1 :]}"))
 
 
 def _without_carry(problem: Problem) -> str:
@@ -99,7 +99,7 @@ def _spoilt(rng: random.Random, step: str, problem: Problem) -> str:
     work, _, result = step.partition("=")
     luck = rng.random()
     if luck < 0.4:
-        return f"{work}={result[:-1]}{(int(result[-1]) + rng.choice((-2, -1, 1, 2))) % 10}"
+        return f"{work}={_wrong(rng, result)}"
     if luck < 0.7 or problem.family == "chain":
         at = rng.choice([found.start() for found in re.finditer(r"\d\b", work)])
         work = f"{work[:at]}{(int(work[at]) + rng.randint(1, 9)) % 10}{work[at + 1 :]}"
@@ -125,7 +125,7 @@ def _worked(steps: str, answer: str) -> str:
 
 
 def _solution(rng: random.Random, problem: Problem) -> str:
-    return _worked(*((problem.steps, problem.answer) if rng.random() < 0.9 else _slip(rng, problem)))
+    return _worked(*((problem.steps, problem.answer) if rng.random() < 0.94 else _slip(rng, problem)))
 
 
 def arithmetic(rng: random.Random) -> Dialogue:
@@ -137,19 +137,28 @@ def arithmetic(rng: random.Random) -> Dialogue:
 
 # What the starter writes instead of the right body, in the order of ``FUNCTIONS`` and ``numbered_functions``.
 _WRONG_BODIES = (
-    "a - b", "b - a", "a + b", "x + 2", "x * 2", "x", "n % 2 == 1", "n % 2 == 0", "a", "b", "xs[1]", "xs[0]", "len(xs)",
+    "a - b", "b - a", "a + b", "x + 2", "x * 3", "x", "n % 2 == 1", "n % 2 == 0", "a", "b", "xs[1]", "xs[0]", "len(xs)",
     "sum(xs)", "min(xs)", "s", "s.lower()", "s",
 )  # fmt: skip
 _WRONG_NUMBERED = ("x", "x + {k}", "x < {k}")
 
 
 def _function(rng: random.Random) -> tuple[Function, str]:
-    """A function to write and a body that is wrong for it."""
+    """A function to write and the starter's wrong body for it."""
     if rng.random() < 0.5:
         return rng.choice(tuple(zip(FUNCTIONS, _WRONG_BODIES, strict=True)))
-    k = rng.randint(2, 99)
+    k = rng.randint(3, 99)
     function, wrong = rng.choice(tuple(zip(numbered_functions(k), _WRONG_NUMBERED, strict=True)))
     return function, wrong.format(k=k)
+
+
+def _compared_function(rng: random.Random) -> tuple[Function, str]:
+    """A function to write and any wrong body for it."""
+    function, wrong = _function(rng)
+    if rng.random() < 0.5:
+        other, its_wrong = _function(rng)
+        wrong = rng.choice((other.body, its_wrong))
+    return _compared_function(rng) if wrong == function.body else (function, wrong)
 
 
 def python_function(rng: random.Random) -> Dialogue:
@@ -235,7 +244,7 @@ def matching(rng: random.Random) -> Dialogue:
         problem = _problem(rng)
         good, bad = problem.answer, _wrong_answer(rng, problem)
     else:
-        function, bad = _function(rng)
+        function, bad = _compared_function(rng)
         good = function.body
     right = rng.choice(((True, False), (False, True)))
     a, b = (good if ok else bad for ok in right)
@@ -285,15 +294,28 @@ def math_comparison(rng: random.Random) -> Dialogue:
 
 def _reply(rng: random.Random, problem: Problem, *, right: bool) -> tuple[str, str]:
     """A reply to a problem, worked out or not, and the answer in it."""
-    if rng.random() < 0.3:
+    luck = rng.random()
+    if luck < 0.3:
         answer = problem.answer if right else _wrong_answer(rng, problem)
         return f"answer: {answer}", answer
-    steps, answer = (problem.steps, problem.answer) if right else _slip(rng, problem)
+    steps, answer = problem.steps, problem.answer
+    if not right and luck < 0.4:
+        answer = _wrong_answer(rng, problem)
+    elif not right and luck < 0.5:
+        steps, answer = _misread(rng, problem)
+    elif not right:
+        steps, answer = _slip(rng, problem)
     return _worked(steps, answer), answer
 
 
+def _misread(rng: random.Random, problem: Problem) -> tuple[str, str]:
+    """The solution of another problem of the family, and its answer."""
+    other = _problem(rng, [problem.family])
+    return _misread(rng, problem) if other.answer == problem.answer else (other.steps, other.answer)
+
+
 def function_comparison(rng: random.Random) -> Dialogue:
-    function, wrong = _function(rng)
+    function, wrong = _compared_function(rng)
     right = rng.choice(((True, False), (False, True)))
     bodies = [function.body if ok else wrong for ok in right]
     a, b = (f"def {function.name}({function.params}):\n    return {x}" for x in bodies)
