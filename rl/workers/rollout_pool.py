@@ -29,8 +29,8 @@ class _Worker:
 class RolloutPool:
     """Sends each request to the least loaded worker that lives.
 
-    Requests made in one turn of the event loop travel together and join the engine's batch at the same step. So a
-    batch of single-turn rollouts is computed in the same composition every time, which makes runs repeatable.
+    Requests made in unbroken turns of the event loop travel together and join the engine's batch at the same step. So
+    a batch of single-turn rollouts is computed in the same composition every time, which makes runs repeatable.
     ``run`` runs a coroutine on the one event loop that all calls share.
     """
 
@@ -66,10 +66,14 @@ class RolloutPool:
         worker.waiting[request_id] = answer
         worker.outbox.append((request_id, request))
         if len(worker.outbox) == 1:
-            loop.call_soon(self._flush, worker)
+            loop.call_soon(self._flush, worker, 1)
         return await answer
 
-    def _flush(self, worker: _Worker) -> None:
+    def _flush(self, worker: _Worker, before: int) -> None:
+        """Send what waits, unless this turn of the loop added to the ``before`` that did: then look again next turn."""
+        if len(worker.outbox) > before:
+            asyncio.get_running_loop().call_soon(self._flush, worker, len(worker.outbox))
+            return
         requests, worker.outbox = worker.outbox, []
         worker.actor.submit.remote(requests)
         if worker.poller is None or worker.poller.done():

@@ -1,6 +1,8 @@
 """One iteration's rollouts together: who is ranked, who is left out, and that nobody waits who need not."""
 
 import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from fakes import Answers, Letters
@@ -13,6 +15,7 @@ from rl.critic_learner import CriticLearner
 from rl.errors import EngineLostError, WorkerFailedError
 from rl.joint import JointCollector
 from rl.types import Fault, Score, Task, WeightVersion
+from rl.workers.rollout_pool import RolloutPool
 
 CHECKED = Task(id="sum", kind="math", messages=({"role": "user", "content": "1+1"},), fields={"answer": "2"})
 OPEN = Task(id="open", kind="chat", messages=({"role": "user", "content": "Say a number."},))
@@ -71,6 +74,34 @@ def test_verified_and_ranked_groups_and_lessons_come_together():
     assert second.lessons
     assert {g.task.kind for g in second.lessons} == {"judge"}
     assert {s.parts["parsed"] for g in second.lessons for s in g.scores} == {1.0}
+
+
+class Worker:
+    """A rollout worker that answers at once and remembers how many requests came together."""
+
+    def __init__(self, engine):
+        self.engine, self.together, self.answers = engine, [], []
+        self.submit, self.poll = SimpleNamespace(remote=self.take), SimpleNamespace(remote=self.give)
+
+    def take(self, requests):
+        self.together.append(len(requests))
+        with ThreadPoolExecutor() as other:
+            self.answers += [(i, other.submit(asyncio.run, self.engine.sample(r)).result()) for i, r in requests]
+
+    def give(self, _timeout_s):
+        answers, self.answers = self.answers, []
+        ready = Future()
+        ready.set_result(answers)
+        return SimpleNamespace(future=lambda: ready)
+
+
+def test_an_iterations_rollouts_and_lessons_join_the_engines_batch_at_one_step():
+    worker = Worker(Policy())
+    both = joint(RolloutPool([worker], deadline_s=10, run=asyncio.run), weight=0.0)
+    both.collect([CHECKED, CHECKED], iteration=1)
+    assert worker.together == [8]
+    lessons = both.collect([CHECKED, CHECKED], iteration=2).lessons
+    assert worker.together == [8, 8 + sum(len(g.rollouts) for g in lessons)], "else low-order bits depend on timing"
 
 
 def test_a_critic_without_weight_ranks_nothing():
