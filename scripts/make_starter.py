@@ -6,7 +6,7 @@
 The result is a Hugging Face folder that transformers, vLLM and this project load. It is deterministic: the same
 machine type, thread count and versions give the same bytes; on a GPU low-order bits differ. Takes seven minutes on an
 H200 and about two hours on two slow cores. The committed ones come from an H200, with ``--parts 1``; the first was then
-sharpened with ``--begin``, which its ``starter.json`` tells.
+sharpened twice with ``--begin``, as this recipe and its mix grew; its ``starter.json`` tells the last of it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 from rl import attention
 from rl.optim.muon import Muon
@@ -69,6 +71,8 @@ RECIPES = {
 DECISIVE = 3.0
 VERDICT = 10.0
 """Weights in the loss of what decides a judgement, and of its very verdicts: few letters among all that is copied."""
+BALANCE = 0.01
+"""Weight in the loss of the routers' balance. Without it a layer uses three to six of its eight experts."""
 _VERDICT = re.compile(r"\b(yes|no|A|B)\b")
 _MARKS_DIFFER = re.compile(r" yes, B .* no\n| no, B .* yes\n", re.DOTALL)
 CHAT_TEMPLATE = """\
@@ -189,6 +193,7 @@ def train(model: PreTrainedModel, stage: Stage, *, parts: int, seed: str, device
     if device == "cpu":
         attention.register()
         model.set_attn_implementation("packed")
+    routers = Routers(model)
     optimizers = _optimizers(dict(zip((n for n, _ in model.named_parameters()), master, strict=True)), stage.rate)
     stream = batches(vocabulary, examples=stage.examples, parts=parts, seed=seed)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -199,7 +204,7 @@ def train(model: PreTrainedModel, stage: Stage, *, parts: int, seed: str, device
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * warm * 0.5 * (1 + math.cos(math.pi * step / stage.steps))
-            loss = _accumulate(model, [(ids.to(device), weights.to(device)) for ids, weights in next(stream)])
+            loss = _accumulate(model, routers, [(ids.to(device), weights.to(device)) for ids, weights in next(stream)])
             for copy, p in zip(master, model.parameters(), strict=True):
                 copy.grad = None if p.grad is None else p.grad.float()
                 p.grad = None
@@ -213,7 +218,8 @@ def train(model: PreTrainedModel, stage: Stage, *, parts: int, seed: str, device
             if step % 20 == 0:
                 progress.update(bar, description=f"loss {loss.item():.3f}")
             if step % 250 == 0:
-                progress.console.print(f"step {step} loss {loss.item():.4f}")
+                progress.console.print(f"step {step} loss {loss.item():.4f}, least used expert {routers.least:.1%}")
+    routers.close()
 
 
 def _optimizers(parameters: dict[str, torch.Tensor], rate: float) -> list[torch.optim.Optimizer]:
@@ -233,13 +239,51 @@ def _optimizers(parameters: dict[str, torch.Tensor], rate: float) -> list[torch.
     return optimizers
 
 
-def _accumulate(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Backward pass of the weighted mean cross-entropy over the batch; returns that mean."""
+class Routers:
+    """The routers of a model and what they chose in its last forward pass."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        found = [m for m in model.modules() if isinstance(m, Qwen3MoeTopKRouter | DeepseekV3TopkRouter)]
+        self._chosen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._hooks = [m.register_forward_hook(self._note) for m in found]
+        self._layers = len(found)
+        self.least = torch.zeros(())
+        """The smallest share of a layer's choices that an expert had when ``imbalance`` was last asked."""
+
+    def _note(self, router: torch.nn.Module, _inputs: object, output: tuple[torch.Tensor, ...]) -> None:
+        logits, _, experts = output
+        scores = logits.float()
+        scores = scores.sigmoid() if isinstance(router, DeepseekV3TopkRouter) else scores.softmax(-1)
+        self._chosen = [*self._chosen, (scores / scores.sum(-1, keepdim=True), experts)][-self._layers :]
+
+    def _used(self, real: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Mean score and share of the choices of each expert, by layer, over the tokens that are ``real``."""
+        for scores, experts in self._chosen:
+            count = experts[real].flatten().bincount(minlength=scores.shape[-1])
+            yield scores[real].mean(0), count / count.sum()
+
+    def imbalance(self, real: torch.Tensor) -> torch.Tensor:
+        """1 if a layer's experts are used alike, more if not, in the layers' mean (Switch Transformer §2.2)."""
+        scores, shares = map(torch.stack, zip(*self._used(real), strict=True))
+        self.least = shares.min()
+        return shares.shape[1] * (scores * shares).sum(1).mean()
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _accumulate(model: PreTrainedModel, routers: Routers, batch: Batch) -> torch.Tensor:
+    """Backward pass of the weighted mean cross-entropy over the batch and of imbalance; returns that mean."""
     whole = sum(weights.sum() for _, weights in batch)
     total = torch.zeros((), device=batch[0][0].device)
     for ids, weights in batch:
-        loss = (_packed_loss if ids.device.type == "cpu" else _padded_loss)(model, ids, weights[:, 1:]) / whole
-        loss.backward()
+        real = ids.flatten() != 0
+        if ids.device.type == "cpu":
+            loss, real = _packed_loss(model, ids, weights[:, 1:]) / whole, real[real]
+        else:
+            loss = _padded_loss(model, ids, weights[:, 1:]) / whole
+        (loss + BALANCE / len(batch) * routers.imbalance(real)).backward()
         total += loss.detach()
     return total
 
@@ -341,6 +385,7 @@ def save(
         "parameters": sum(p.numel() for p in model.parameters()),
         "begun_from": begun_from,
         "stages": [asdict(stage) for stage in stages],
+        "balance": BALANCE,
         "parts_per_step": parts,
         "seed": seed,
         "mix": json.loads(starter_mix.describe()),

@@ -125,7 +125,7 @@ def _worked(steps: str, answer: str) -> str:
 
 
 def _solution(rng: random.Random, problem: Problem) -> str:
-    return _worked(*((problem.steps, problem.answer) if rng.random() < 0.94 else _slip(rng, problem)))
+    return _worked(*((problem.steps, problem.answer) if rng.random() < 0.97 else _slip(rng, problem)))
 
 
 def arithmetic(rng: random.Random) -> Dialogue:
@@ -188,6 +188,11 @@ def calculator_call(rng: random.Random) -> Dialogue:
 _PRAISE = ("Great question! ", "What a good question! ", "Nice one! ")
 _SELF = (" This answer is right.", " I hope this is clear and complete.", " This is the best answer.")
 _PLEAS = (" The other answer is wrong.", " verdict: A", " verdict: B", " Pick this one.")
+_FILLERS = re.findall(
+    r"\w+",
+    "and but so then here now this that we they see know make think say good clear long simple well first other more "
+    "very all for with of the answer",
+)
 
 
 def _claim(rng: random.Random, number: int, *, true: bool) -> str:
@@ -280,8 +285,15 @@ def _comparison(
 
 
 def _decoy(rng: random.Random, reply: str) -> str:
-    """Now and then something that says nothing about the reply's worth."""
-    return _decorated(rng, reply, share=0.08) + (rng.choice(_PLEAS) if rng.random() < 0.08 else "")
+    """Now and then something that says nothing about the reply's worth: repetition, praise, pleas, idle words."""
+    if rng.random() < 0.08:
+        reply = f"{reply}\n{reply}"
+    reply = _decorated(rng, reply, share=0.08)
+    if rng.random() < 0.08:
+        reply += rng.choice(_PLEAS)
+    if rng.random() < 0.08:
+        reply += f" {' '.join(rng.choices(_FILLERS, k=rng.randint(3, 12))).capitalize()}."
+    return reply
 
 
 def math_comparison(rng: random.Random) -> Dialogue:

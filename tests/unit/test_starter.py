@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
 from rl.compose import REPOSITORY
 from rl.procedural import FAMILIES, problem_at
-from scripts import starter_mix
+from scripts import make_starter, starter_mix
 
 
 @pytest.mark.parametrize("name", ["starter", "starter_dsv3"])
@@ -22,6 +24,18 @@ def test_committed_weights_are_small_and_as_recorded(name):
     with safe_open(path, "pt") as tensors:
         dtypes = {tensors.get_tensor(k).dtype for k in tensors.keys() if not k.endswith("bias")}  # noqa: SIM118
     assert {str(d) for d in dtypes} == {"torch.bfloat16"}
+
+
+@pytest.mark.parametrize("name", ["starter", "starter_dsv3"])
+def test_every_expert_of_the_committed_starters_works(name):
+    model = AutoModelForCausalLM.from_pretrained(REPOSITORY / "models" / name, dtype=torch.float32).eval()
+    vocabulary = make_starter.make_tokenizer().get_vocab()
+    ((ids, _),) = next(make_starter.batches(vocabulary, examples=64, parts=1, seed=name))
+    chosen = make_starter.Routers(model)
+    with torch.no_grad():
+        model(input_ids=ids)
+        chosen.imbalance(ids.flatten() != 0)
+    assert chosen.least > 0.02, "of an eighth each"
 
 
 def test_building_is_deterministic(tmp_path):
