@@ -266,7 +266,7 @@ RULE = "Rule: {rule}\nReply: {reply}\nIs the rule kept?"
 COMPARISON = "Question: {question}\nA: {a}\nB: {b}\nWhich is better: {rubrics}?"
 ASKED = 0.75
 """How often a comparison asks for a check first, which it then gets."""
-CHECK_SHARE = 0.47
+CHECK_SHARE = 0.45
 """How often it gets one unasked. Else the verdict is a guess, more often A than B."""
 
 
