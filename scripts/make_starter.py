@@ -6,7 +6,7 @@
 The result is a Hugging Face folder that transformers, vLLM and this project load. It is deterministic: the same
 machine type, thread count and versions give the same bytes; on a GPU low-order bits differ. Takes seven minutes on an
 H200 and about two hours on two slow cores. The committed ones come from an H200, with ``--parts 1``; the first was then
-sharpened twice with ``--begin``, as this recipe and its mix grew; its ``starter.json`` tells the last of it.
+trained on with ``--begin`` as recipe and mix grew, and is the mean of its last two parts (docs/benchmarks.md).
 """
 
 from __future__ import annotations

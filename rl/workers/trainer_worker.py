@@ -305,6 +305,8 @@ def _deepspeed_config(options: TrainerOptions) -> Mapping[str, Any]:
         "zero_optimization": {"stage": options.zero_stage},
         "bf16": {"enabled": True},
         "data_types": {"grad_accum_dtype": "fp32"},
+        # DeepSpeed would round summed gradients to bf16 to send them, at ZeRO 1 even on a single rank.
+        "communication_data_type": "fp32",
         "gradient_clipping": options.max_grad_norm,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

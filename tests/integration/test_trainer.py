@@ -14,9 +14,9 @@ UPDATES = 20
 
 
 def groups(version, chat):
-    """Twelve problems, each with two right and two wrong replies of the kinds that the starter gives."""
+    """32 problems, each with two right and two wrong replies of the kinds that the starter gives."""
     made = []
-    for number in range(12):
+    for number in range(32):
         problem = problem_at(number, families=["add", "subtract", "multiply"], seed=1, held_out=False)
         prompt = chat.prompt_ids([{"role": "user", "content": problem.question}])
         wrong = str(int(problem.answer) + 1)
