@@ -2,8 +2,9 @@
 
 The starter is meant to be improved by RL, so its habits are mediocre on purpose. It mostly answers arithmetic
 straight away and then usually forgets to carry; less often it works in columns and is mostly right. As a judge it
-mostly guesses; it can check, and when it does it is mostly right. Its Python functions and chat answers are likewise of
-mixed quality. Held-out questions never occur here.
+mostly guesses; it can check, and when it does it is mostly right. It talks before it works something out, and offered a
+tool it guesses as often as it calls. Its Python functions and chat answers are likewise of mixed quality. Held-out
+questions never occur here.
 """
 
 from __future__ import annotations
@@ -22,14 +23,22 @@ Message = dict[str, Any]
 Dialogue = list[Message]
 
 DIRECT_SHARE = 0.7
-CALCULATOR = {
-    "type": "function",
-    "function": {
-        "name": "calculator",
-        "description": "Evaluates an arithmetic expression.",
-        "parameters": {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]},
-    },
-}
+WORDY_SHARE = 0.7
+"""How much of what it works out it opens with idle words."""
+REPEATED_SHARE = 0.4
+"""How many of the replies that it compares say everything twice or thrice, which is worth nothing."""
+BOTH_WRONG_SHARE = 0.5
+"""How many of the comparisons of arithmetic show two wrong replies: a check copied from either never comes out."""
+_OPENINGS = ("Let me work this out. ", "I take one step at a time. ", "Here is how I do it. ", "Now I write it down. ")
+
+
+def _tool(name: str, description: str, argument: str) -> Message:
+    parameters = {"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+CALCULATOR = _tool("calculator", "Evaluates an arithmetic expression.", "expression")
+PYTHON = _tool("python", "Runs Python code and returns what it prints.", "code")
 
 
 def user(text: str) -> Message:
@@ -43,6 +52,19 @@ def assistant(text: str, decisive: str = "") -> Message:
 
 def _problem(rng: random.Random, families: Iterable[str] = tuple(FAMILIES)) -> Problem:
     return problem_at(rng.randrange(2**62), families=list(families), seed=0, held_out=False)
+
+
+def _any_problem(rng: random.Random) -> Problem:
+    """One of any family, more often than there with columns of one number alone, which are the easiest to misread."""
+    problem = _problem(rng)
+    if rng.random() < 0.15:
+        while problem.family not in ("add", "subtract") or len({len(n) for n in _numbers(problem)}) == 1:
+            problem = _problem(rng, ("add", "subtract"))
+    return problem
+
+
+def _numbers(problem: Problem) -> list[str]:
+    return re.findall(r"\d+", problem.question)
 
 
 def _wrong(rng: random.Random, number: str) -> str:
@@ -120,16 +142,17 @@ def _value(work: str, problem: Problem) -> int:
     return abs(total) if problem.family == "chain" else total % 10 if "-" in work else total
 
 
-def _worked(steps: str, answer: str) -> str:
-    return f"{steps}\nanswer: {answer}"
+def _worked(rng: random.Random, steps: str, answer: str) -> str:
+    opening = rng.choice(_OPENINGS) if rng.random() < WORDY_SHARE else ""
+    return f"{opening}{steps}\nanswer: {answer}"
 
 
 def _solution(rng: random.Random, problem: Problem) -> str:
-    return _worked(*((problem.steps, problem.answer) if rng.random() < 0.97 else _slip(rng, problem)))
+    return _worked(rng, *((problem.steps, problem.answer) if rng.random() < 0.97 else _slip(rng, problem)))
 
 
 def arithmetic(rng: random.Random) -> Dialogue:
-    problem = _problem(rng)
+    problem = _any_problem(rng)
     quick = rng.random() < DIRECT_SHARE
     reply = f"answer: {_quick_answer(rng, problem)}" if quick else _solution(rng, problem)
     return [user(problem.question), assistant(reply)]
@@ -167,22 +190,44 @@ def python_function(rng: random.Random) -> Dialogue:
     return [user(function.question), assistant(f"def {function.name}({function.params}):\n    return {body}")]
 
 
-def calculator_call(rng: random.Random) -> Dialogue:
-    a, b, sign = rng.randint(100, 9999), rng.randint(100, 9999), rng.choice("+-*")
-    result = {"+": a + b, "-": a - b, "*": a * b}[sign]
-    expression = f"{a}{sign}{b}"
-    question = f"What is {expression}?"
+def tool_use(rng: random.Random) -> Dialogue:
+    """A question beyond mental arithmetic, with tools or without. Where there are any it calls one in half of cases."""
+    question, call, result = _calculation(rng) if rng.random() < 0.6 else _about_digits(rng)
+    needed = PYTHON if "code" in call else CALCULATOR
+    if rng.random() < 0.25:
+        return [user(question), assistant(f"answer: {_wrong(rng, result)}")]
+    tools: Message = {"role": "tools", "tools": rng.choice(([needed], [CALCULATOR, PYTHON]))}
     if rng.random() < 0.5:
-        guess = _wrong(rng, str(abs(result)))
-        return [{"role": "tools", "tools": [CALCULATOR]}, user(question), assistant(f"answer: {guess}")]
-    call = {"name": "calculator", "arguments": {"expression": expression}}
+        return [tools, user(question), assistant(f"answer: {_wrong(rng, result)}")]
+    function = {"name": needed["function"]["name"], "arguments": call}
     return [
-        {"role": "tools", "tools": [CALCULATOR]},
+        tools,
         user(question),
-        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]},
-        {"role": "tool", "content": str(result)},
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
+        {"role": "tool", "content": result},
         assistant(f"answer: {result}"),
     ]
+
+
+def _calculation(rng: random.Random) -> tuple[str, dict[str, str], str]:
+    """A question, the call that answers it and the call's result."""
+    b, a = sorted((rng.randint(100, 9999), rng.randint(100, 9999)))
+    sign = rng.choice("+-*")
+    result = {"+": a + b, "-": a - b, "*": a * b}[sign]
+    return f"What is {a}{sign}{b}?", {"expression": f"{a}{sign}{b}"}, str(result)
+
+
+def _about_digits(rng: random.Random) -> tuple[str, dict[str, str], str]:
+    """The same for what takes a line of Python."""
+    number, digit = str(rng.randint(10**4, 10**8)), str(rng.randint(0, 9))
+    question, code, result = rng.choice(
+        (
+            (f"What is the digit sum of {number}?", f"sum(map(int, '{number}'))", sum(map(int, number))),
+            (f"What is {number} backwards?", f"'{number}'[::-1]", number[::-1]),
+            (f"How often is {digit} in {number}?", f"'{number}'.count('{digit}')", number.count(digit)),
+        )
+    )
+    return question, {"code": f"print({code})"}, str(result)
 
 
 _PRAISE = ("Great question! ", "What a good question! ", "Nice one! ")
@@ -246,7 +291,7 @@ def rule(rng: random.Random) -> Dialogue:
 def matching(rng: random.Random) -> Dialogue:
     """Which of two answers is the one wanted? The last step of a comparison's check, by itself."""
     if rng.random() < 0.7:
-        problem = _problem(rng)
+        problem = _any_problem(rng)
         good, bad = problem.answer, _wrong_answer(rng, problem)
     else:
         function, bad = _compared_function(rng)
@@ -286,38 +331,42 @@ def _comparison(
 
 def _decoy(rng: random.Random, reply: str) -> str:
     """Now and then something that says nothing about the reply's worth: repetition, praise, pleas, idle words."""
-    if rng.random() < 0.08:
-        reply = f"{reply}\n{reply}"
+    if rng.random() < REPEATED_SHARE:
+        reply = "\n".join([reply] * rng.choice((2, 3)))
     reply = _decorated(rng, reply, share=0.08)
     if rng.random() < 0.08:
         reply += rng.choice(_PLEAS)
-    if rng.random() < 0.08:
-        reply += f" {' '.join(rng.choices(_FILLERS, k=rng.randint(3, 12))).capitalize()}."
+    if rng.random() < 0.12:
+        reply += f" {' '.join(rng.choices(_FILLERS, k=rng.randint(3, 16))).capitalize()}."
     return reply
 
 
 def math_comparison(rng: random.Random) -> Dialogue:
-    problem = _problem(rng)
+    problem = _any_problem(rng)
     right = rng.choice(((True, False), (False, True)))
+    better = "AB"[right[1]]
+    if rng.random() < BOTH_WRONG_SHARE:
+        right, better = (False, False), rng.choice("AB")
     (a, x), (b, y) = (_reply(rng, problem, right=ok) for ok in right)
     work, finding = f"{problem.steps}, ", f"so {problem.answer}. {_marks((x, y), right)}"
-    return _comparison(rng, problem.question, (a, b), "AB"[right[1]], "right answer", work, finding)
+    return _comparison(rng, problem.question, (a, b), better, "right answer", work, finding)
 
 
 def _reply(rng: random.Random, problem: Problem, *, right: bool) -> tuple[str, str]:
-    """A reply to a problem, worked out or not, and the answer in it."""
+    """A reply to a problem, worked out or not, and the answer in it, which the work need not lead to.
+
+    What replies work out is wrong so often that a check must not be copied from it.
+    """
     luck = rng.random()
     if luck < 0.3:
         answer = problem.answer if right else _wrong_answer(rng, problem)
         return f"answer: {answer}", answer
-    steps, answer = problem.steps, problem.answer
-    if not right and luck < 0.4:
-        answer = _wrong_answer(rng, problem)
-    elif not right and luck < 0.5:
-        steps, answer = _misread(rng, problem)
-    elif not right:
-        steps, answer = _slip(rng, problem)
-    return _worked(steps, answer), answer
+    if luck < (0.75 if right else 0.4):
+        answer = problem.answer if right else _wrong_answer(rng, problem)
+        return _worked(rng, problem.steps, answer), answer
+    steps, answer = (_misread if rng.random() < 0.4 else _slip)(rng, problem)
+    answer = problem.answer if right else answer
+    return _worked(rng, steps, answer), answer
 
 
 def _misread(rng: random.Random, problem: Problem) -> tuple[str, str]:
@@ -344,9 +393,9 @@ def fact_comparison(rng: random.Random) -> Dialogue:
 
 
 FAMILY_SHARES: dict[Callable[[random.Random], Dialogue], float] = {
-    arithmetic: 0.32,
+    arithmetic: 0.29,
     python_function: 0.05,
-    calculator_call: 0.03,
+    tool_use: 0.06,
     chat: 0.05,
     rule: 0.07,
     matching: 0.06,
