@@ -13,7 +13,7 @@ from critic.rubrics import Rubric, RubricSet
 from envs.single_turn import SingleTurn
 from rl.errors import WeightMismatchError, WorkerFailedError
 from rl.protocols import ChatCodec, Engine
-from rl.rollout import run_rollout
+from rl.rollout import Episode, RolloutLimits
 from rl.types import Message, Rollout, Task, Verdict
 
 FAULTS = ("engine", "unparsed", "overflow")
@@ -71,16 +71,16 @@ class Judge:
             return self._without("overflow")
         question = Task(id=f"{task.id}/judge", kind="judge", messages=messages)
         try:
-            rollout = await run_rollout(
-                question,
+            rollout = await Episode(
+                name="",
+                task=question,
                 env=SingleTurn(),
                 engine=self.engine,
                 chat=self.chat,
-                max_tokens=self.max_tokens,
-                context=self.context,
+                limits=RolloutLimits(max_tokens=self.max_tokens, context=self.context),
                 temperature=self.temperature,
                 seed=zlib.crc32(str(messages).encode()),
-            )
+            ).run()
         except WorkerFailedError:
             return self._without("engine")
         self.tokens += rollout.completion_tokens

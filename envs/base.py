@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from rl.types import EndReason, Message, Task
 
 
 @dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How a rollout begins: the conversation so far, and the tools that the policy may call, as JSON schemas."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
-    """The environment's reply to a policy turn: messages to add, and why the rollout ends, if it does."""
+    """The environment's reply to a policy turn: messages to add, and why the rollout ends, if it does.
+
+    ``EndReason.truncated`` tells an end that came from outside (a limit) from one that the task itself brought.
+    """
 
     messages: Sequence[Message] = ()
     end: EndReason | None = None
 
 
 class Env(Protocol):
-    """May hold state for one rollout. Every coroutine may raise; the rollout then ends with ``env_error``."""
+    """Holds the state of one rollout. Every coroutine may raise; the rollout then ends with ``env_error``.
 
-    async def reset(self, task: Task) -> Sequence[Message]:
-        """The opening conversation."""
+    A paused rollout whose environment is gone is rebuilt by a new instance, which gets the same task and policy turns
+    once more. So replies must depend on nothing else: draw at random from a generator seeded by the task's id.
+    """
+
+    async def reset(self, task: Task) -> Opening:
+        """Begin. Called once."""
         ...
 
     async def step(self, message: Message) -> Step:
-        """Answer a policy turn."""
+        """Answer a policy turn, with its ``tool_calls`` if it made any."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Give back what was taken. Called once, after whatever end, a failed ``reset`` too."""
+        ...

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from envs.base import Step
+from envs.base import Opening, Step
 from rl.types import EndReason, Message, Task
 
 
 class SingleTurn:
     """Shows the task's messages and takes one reply."""
 
-    async def reset(self, task: Task) -> Sequence[Message]:
-        return task.messages
+    async def reset(self, task: Task) -> Opening:
+        return Opening(messages=task.messages)
 
     async def step(self, message: Message) -> Step:
         return Step(end=EndReason.STOP)

@@ -43,6 +43,7 @@ class MicroBatch:
     sampler_logprobs_T: NDArray[np.float32]
     advantages_S: NDArray[np.float32]
     weights_S: NDArray[np.float32]
+    temperatures_S: NDArray[np.float32]
     supervised_S: NDArray[np.bool_]
 
 
@@ -75,6 +76,8 @@ def weigh(groups: Sequence[RolloutGroup], advantage: Callable[[Tensor], Tensor])
         advantages = advantage(torch.tensor([value for _, value in valid], dtype=torch.float64))
         weight = group.weight / (total * len(valid))
         for (rollout, _), a in zip(valid, advantages.tolist(), strict=True):
+            if not any(segment.from_model for segment in rollout.segments):
+                continue  # all of it is context: it counts in the baseline, and teaches nothing itself
             sequences.append(WeightedRollout(rollout=rollout, advantage=a, weight=weight, supervised=group.supervised))
     return sequences
 
@@ -132,6 +135,7 @@ def make_micro_batch(sequences: Sequence[WeightedRollout]) -> MicroBatch:
             sampler_logprobs_T=np.zeros(1, np.float32),
             advantages_S=np.zeros(1, np.float32),
             weights_S=np.zeros(1, np.float32),
+            temperatures_S=np.ones(1, np.float32),
             supervised_S=np.zeros(1, bool),
         )
     ids, rows = _lay_down(sequences)
@@ -152,6 +156,7 @@ def make_micro_batch(sequences: Sequence[WeightedRollout]) -> MicroBatch:
         ),
         advantages_S=np.array([s.advantage for s in sequences], np.float32),
         weights_S=np.array([s.weight for s in sequences], np.float32),
+        temperatures_S=np.array([s.rollout.temperature for s in sequences], np.float32),
         supervised_S=np.array([s.supervised for s in sequences], bool),
     )
 

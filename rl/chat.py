@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from rl.tool_calls import Declarations, format_of, read_turn
 from rl.types import Message
 
 _OPENING: tuple[Message, ...] = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
@@ -35,31 +36,43 @@ class Chat:
             raise ValueError(f"model.path must hold a tokenizer with an end token, got {model_path} without one")
 
         self._special = sorted(map(str, self.tokenizer.get_added_vocab()), key=len, reverse=True)
+        self._tool_format = format_of(str(self.tokenizer.chat_template))
 
     @property
     def stop_token_ids(self) -> list[int]:
         return [self.tokenizer.eos_token_id]
 
-    def _ids(self, messages: Sequence[Message], *, open_turn: bool) -> list[int]:
-        text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=open_turn, tokenize=False)
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the chat template writes tool calls in a format that can be read back."""
+        return self._tool_format is not None
+
+    def _ids(self, messages: Sequence[Message], *, open_turn: bool, tools: Declarations = ()) -> list[int]:
+        text = self.tokenizer.apply_chat_template(
+            list(messages), tools=list(tools) or None, add_generation_prompt=open_turn, tokenize=False
+        )
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], tools: Declarations = ()) -> list[int]:
         """Tokens of a conversation up to the point where the policy speaks."""
-        return self._ids(messages, open_turn=True)
+        return self._ids(messages, open_turn=True, tools=tools)
 
     def continuation_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens that ``messages`` add after a policy turn that ended, up to where the policy speaks again.
+        """Tokens that ``messages`` add after the token that ended a policy turn, up to where the policy speaks again.
 
-        What the policy wrote is not tokenised again. Raises ``ValueError`` if the template rewrites earlier turns.
+        What the policy wrote is not tokenised again, and special tokens in these messages lose their meaning. Raises
+        ``ValueError`` if the template rewrites earlier turns.
         """
+        end = self.tokenizer.eos_token_id
         before = self._ids(_OPENING, open_turn=False)
-        after = self._ids([*_OPENING, *messages], open_turn=True)
-        if after[: len(before)] != before:
+        harmless = [{**m, "content": self.plain(str(m["content"]))} for m in messages]
+        after = self._ids([*_OPENING, *harmless], open_turn=True)
+        if end not in before or after[: len(before)] != before:
             raise ValueError(
-                "the chat template must only append for multi-turn environments, but it rewrites earlier turns"
+                "the chat template must end turns with the end token and only append for multi-turn environments, but "
+                "it rewrites earlier turns"
             )
-        return after[len(before) :]
+        return after[len(before) - before[::-1].index(end) :]
 
     def reply_ids(self, text: str) -> list[int]:
         """Tokens of a whole policy turn that says ``text``, with the token that ends it."""
@@ -67,6 +80,10 @@ class Chat:
         turn = self._ids([*opening, {"role": "assistant", "content": text}], open_turn=False)
         reply = turn[len(self.prompt_ids(opening)) :]
         return reply[: reply.index(self.tokenizer.eos_token_id) + 1]
+
+    def end_ids(self) -> list[int]:
+        """What ends a turn that the policy did not end."""
+        return [self.tokenizer.eos_token_id]
 
     def plain(self, text: str) -> str:
         """The text with a space inside whatever the tokenizer would read as a special token.
@@ -80,3 +97,11 @@ class Chat:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a policy turn, without special tokens."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def read(self, token_ids: Sequence[int], *, call_number: int = 0) -> Message:
+        """A policy turn as a message, with its ``tool_calls`` if there are any; the first one gets ``call_number``."""
+        turn = read_turn(self.tokenizer.decode(list(token_ids)), self._tool_format, number=call_number)
+        content = turn["content"]
+        for token in self.tokenizer.all_special_tokens:
+            content = content.replace(token, "")
+        return {**turn, "content": content}

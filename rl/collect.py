@@ -6,15 +6,27 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from envs.base import Env
 from rewards.scoring import settle
 from rl.errors import EngineLostError
 from rl.protocols import ChatCodec, Engine, Judge, Scorer
-from rl.rollout import run_rollout
+from rl.rollout import Episode, RolloutLimits
 from rl.types import EndReason, Fault, Rollout, RolloutGroup, Score, Task
+
+
+@dataclass(kw_only=True)
+class PendingGroup:
+    """A rollout group under way: by their number, rollouts that are sampled, and those that ended with their scores."""
+
+    task: Task
+    stream: str
+    """Names the occasion ("train/12/3"): equal streams sample with equal seeds."""
+    episodes: dict[int, Episode]
+    ended: dict[int, Rollout] = field(default_factory=dict)
+    scores: dict[int, Score] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -25,27 +37,28 @@ class Collector:
     chat: ChatCodec
     envs: Mapping[str, Callable[[], Env]]
     score: Scorer
-    context: int
-    max_tokens: int
+    limits: RolloutLimits
     seed: int
     run: Callable[[Coroutine[Any, Any, Any]], Any]
     """Runs a coroutine to its end on the event loop that the engine lives on."""
     judge: Judge | None = None
     """Answers what a reward leaves open."""
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    """``max_tokens`` of kinds of task that have one of their own."""
     sampled_at: float = 0.0
     """When the last rollout so far was sampled to its end, on the monotonic clock."""
 
     def collect(self, tasks: Sequence[Task], *, group_size: int, temperature: float, stream: str) -> list[RolloutGroup]:
         """Roll out and score every task ``group_size`` times.
 
-        ``stream`` names the occasion ("train/12"): equal streams sample with equal seeds. Groups come in the order
+        ``stream`` names the occasion ("evaluation"): equal streams sample with equal seeds. Groups come in the order
         of the tasks. Rollouts whose score is an error stay in their group; whoever learns from it leaves them out.
         """
 
         async def groups() -> list[RolloutGroup]:
             return await asyncio.gather(
                 *(
-                    self.group(task, size=group_size, temperature=temperature, stream=f"{stream}/{number}")
+                    self.finish(self.begin(task, size=group_size, temperature=temperature, stream=f"{stream}/{number}"))
                     for number, task in enumerate(tasks)
                 )
             )
@@ -53,37 +66,62 @@ class Collector:
         result: list[RolloutGroup] = self.run(groups())
         return result
 
-    async def group(
-        self, task: Task, *, size: int, temperature: float, stream: str, max_tokens: int | None = None
-    ) -> RolloutGroup:
-        """One task's group; see ``collect``. ``max_tokens`` may differ from the collector's own."""
-        attempts = await asyncio.gather(
-            *(
-                self._attempt(task, temperature, _seed(self.seed, stream, k), max_tokens or self.max_tokens)
-                for k in range(size)
-            )
-        )
-        return RolloutGroup(task=task, rollouts=tuple(r for r, _ in attempts), scores=tuple(s for _, s in attempts))
-
-    async def _attempt(self, task: Task, temperature: float, seed: int, max_tokens: int) -> tuple[Rollout, Score]:
-        try:
-            rollout = await run_rollout(
-                task,
+    def begin(
+        self, task: Task, *, size: int, temperature: float, stream: str, limits: RolloutLimits | None = None
+    ) -> PendingGroup:
+        """One task's group, ready to be sampled. ``limits`` are those of the task's kind, unless others are given."""
+        if limits is None:
+            limits = replace(self.limits, max_tokens=self.budgets.get(task.kind, self.limits.max_tokens))
+        episodes = {
+            k: Episode(
+                name=f"{stream}/{k}",
+                task=task,
                 env=self.envs[task.env](),
                 engine=self.engine,
                 chat=self.chat,
-                max_tokens=max_tokens,
-                context=self.context,
+                limits=limits,
                 temperature=temperature,
-                seed=seed,
+                seed=_seed(self.seed, stream, k),
             )
+            for k in range(size)
+        }
+        return PendingGroup(task=task, stream=stream, episodes=episodes)
+
+    async def finish(self, group: PendingGroup) -> RolloutGroup:
+        """Sample what is missing of a group, and score what has no score yet."""
+        await asyncio.gather(*(self._attempt(group, k) for k in sorted({*group.episodes, *group.ended})))
+        return RolloutGroup(
+            task=group.task,
+            rollouts=tuple(group.ended[k] for k in sorted(group.ended)),
+            scores=tuple(group.scores[k] for k in sorted(group.ended)),
+        )
+
+    async def _attempt(self, group: PendingGroup, number: int) -> None:
+        if number in group.episodes:
+            group.ended[number] = await self._sampled(group.episodes[number])
+            del group.episodes[number]
+        if number not in group.scores:
+            group.scores[number] = await self._scored(group.task, group.ended[number])
+
+    async def _sampled(self, episode: Episode) -> Rollout:
+        try:
+            rollout = await episode.run()
         except EngineLostError as error:
-            lost = Rollout(task_id=task.id, segments=(), messages=(), end_reason=EndReason.ABORTED, error=str(error))
-            return lost, Score.failed(Fault.ENGINE, str(error))
+            return Rollout(
+                task_id=episode.task.id,
+                segments=(),
+                messages=(),
+                end_reason=EndReason.ABORTED,
+                error=str(error),
+            )
         self.sampled_at = max(self.sampled_at, time.monotonic())
-        if rollout.end_reason is EndReason.ENV_ERROR:
-            return rollout, Score.failed(Fault.ENV, str(rollout.error))
-        return rollout, await settle(await self.score(task, rollout), self.judge)
+        return rollout
+
+    async def _scored(self, task: Task, rollout: Rollout) -> Score:
+        if rollout.end_reason in (EndReason.ABORTED, EndReason.ENV_ERROR):
+            fault = Fault.ENGINE if rollout.end_reason is EndReason.ABORTED else Fault.ENV
+            return Score.failed(fault, str(rollout.error))
+        return await settle(await self.score(task, rollout), self.judge)
 
 
 def _seed(*parts: object) -> int:

@@ -87,7 +87,23 @@ class RolloutConfig:
     """Rollouts per task (K)."""
     max_tokens: int = 96
     """Most tokens that the policy may write per rollout; a longer one is cut and ends with reason ``budget``."""
+    turn_tokens: int | None = None
+    """Most tokens of one policy turn, for environments of many; null leaves a turn the whole budget."""
+    env_deadline_s: float = 120.0
+    """Longest time for one answer of an environment; a slower one is a fault (``fault/env``)."""
     temperature: float = 1.0
+    """Of the first iteration. Sampler, recorded logprobs and trainer use the same one."""
+    last_temperature: float | None = None
+    """Of the last iteration, with a line in between; null keeps ``temperature``. Evaluation has its own."""
+    iteration_tokens: int | None = None
+    """Most tokens of one rollout in one iteration; then it is paused and goes on in the next. Null sets no limit."""
+    iteration_s: float | None = None
+    """Seconds after which an iteration pauses what has not ended; null waits for all."""
+    asynchronous: bool = False
+    """Rollouts go on while the trainer works, and new weights reach them where they are. Needs ``max_staleness``."""
+    max_staleness: int = 0
+    """By how many iterations the weights that sampled a token may be behind those that learn from it. Older tokens are
+    context that is not learnt. Asynchronous rollouts are begun at most so many iterations ahead."""
     workers: int = 1
     """Engines."""
     dtype: Dtype = Dtype.bfloat16
@@ -124,6 +140,9 @@ class KindConfig:
     """Null takes ``rollout.max_tokens``."""
     weight: float = 1.0
     """Of one of its groups in the objective, relative to others."""
+    temperature: float | None = None
+    """Of the first iteration; null takes ``rollout.temperature`` and ``last_temperature``."""
+    last_temperature: float | None = None
 
 
 @dataclass
@@ -155,6 +174,9 @@ class AlgorithmConfig:
     advantage: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     updates_per_iteration: int = 1
+    importance_cap: float | None = None
+    """Weighs each token's gradient by pi_old / pi_sampler, cut off at this; null leaves it at 1, as K2 does. For tokens
+    that other weights, or other arithmetic, sampled than the update begins with."""
 
 
 @dataclass
@@ -271,9 +293,9 @@ _AT_LEAST_ONE = (
     "critic.workers",
 )  # fmt: skip
 _POSITIVE = (
-    "rollout.temperature", "rollout.kv_cache_gib", "rollout.deadline_s", "trainer.learning_rate",
-    "trainer.deadline_s", "evaluation.temperature", "reward_pool.deadline_s", "cluster.object_store_gib",
-    "cluster.start_deadline_s",
+    "rollout.temperature", "rollout.kv_cache_gib", "rollout.deadline_s", "rollout.env_deadline_s",
+    "trainer.learning_rate", "trainer.deadline_s", "evaluation.temperature", "reward_pool.deadline_s",
+    "cluster.object_store_gib", "cluster.start_deadline_s",
 )  # fmt: skip
 
 
@@ -320,6 +342,7 @@ def validate(config: Config) -> None:
         f"must not exceed tasks.per_iteration ({config.tasks.per_iteration}), because a group is never split",
         config.algorithm.updates_per_iteration,
     )
+    _validate_rollout(config)
     threads = config.cluster.threads
     require(threads is None or threads >= 1, "cluster.threads", "must be null or at least 1", threads)
     workers = config.reward_pool.workers
@@ -335,6 +358,30 @@ def validate(config: Config) -> None:
         ("algorithm.advantage", config.algorithm.advantage),
     ):
         require("_target_" in part, name, "must name a function or class by _target_", dict(part) or "nothing")
+
+
+def _validate_rollout(config: Config) -> None:
+    rollout = config.rollout
+    for name in ("turn_tokens", "iteration_tokens"):
+        value = getattr(rollout, name)
+        require(value is None or value >= 1, f"rollout.{name}", "must be null or at least 1", value)
+    for name in ("iteration_s", "last_temperature"):
+        value = getattr(rollout, name)
+        require(value is None or value > 0, f"rollout.{name}", "must be null or positive", value)
+    require(rollout.max_staleness >= 0, "rollout.max_staleness", "must not be negative", rollout.max_staleness)
+    cap = config.algorithm.importance_cap
+    require(cap is None or cap >= 1, "algorithm.importance_cap", "must be null or at least 1", cap)
+    if not rollout.asynchronous:
+        return
+    require(
+        rollout.max_staleness >= 1,
+        "rollout.max_staleness",
+        "must be at least 1 with rollout.asynchronous, because weights change while rollouts are sampled",
+        rollout.max_staleness,
+    )
+    for name in ("iteration_tokens", "iteration_s"):
+        value = getattr(rollout, name)
+        require(value is None, f"rollout.{name}", "must be null with rollout.asynchronous, which pauses nothing", value)
 
 
 def kind_settings(config: Config) -> dict[str, KindConfig]:
@@ -358,6 +405,9 @@ def kind_settings(config: Config) -> dict[str, KindConfig]:
             own.max_tokens,
         )
         require(own.weight >= 0, f"kinds.{kind}.weight", "must not be negative", own.weight)
+        for name in ("temperature", "last_temperature"):
+            value = getattr(own, name)
+            require(value is None or value > 0, f"kinds.{kind}.{name}", "must be null or positive", value)
     return settings
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from critic.critic import Critic
 from rl.protocols import Trainer
-from rl.types import RolloutGroup, WeightVersion
+from rl.types import RolloutGroup
 from rl.weights.publish import Publisher
 
 ON_DISK = -1
@@ -33,12 +33,12 @@ class CriticLearner:
     trainer: Trainer | None = None
     publisher: Publisher | None = None
 
-    def follow(self, version: WeightVersion) -> None:
-        """The policy's weights were published: from now on shared ones may judge, and none newer."""
+    def follow(self, version: int) -> None:
+        """The policy's weights of this number are published: from now on shared ones may judge, and none newer."""
         if self.critic is None:
             return
         if self.shared:
-            self.critic.judge.newest = version.number
+            self.critic.judge.newest = version
         elif self.critic.judge.newest is None:
             self.critic.judge.newest = ON_DISK if self.publisher is None else self._publish(self.publisher)[0]
 

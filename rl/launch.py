@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,17 @@ from critic.judge import Judge
 from rewards.pool import RewardPool
 from rl.checkpoint import Checkpoints
 from rl.collect import Collector
-from rl.config import Config, CriticMode, Resume, kind_settings
+from rl.config import Config, CriticMode, KindConfig, Resume, kind_settings
 from rl.critic_learner import CriticLearner
 from rl.errors import RunInterrupted
 from rl.evaluate import Evaluation, Evaluator
+from rl.gate import Gate
 from rl.joint import JointCollector
 from rl.loop import System, run
 from rl.prepare import EvaluationSet, Parts, prepare, verified
 from rl.protocols import Engine, Scorer
-from rl.schedules import learning_rate
+from rl.rollout import RolloutLimits
+from rl.schedules import learning_rate, temperature
 from rl.tasks import first_tasks
 from rl.tracking.console import ConsoleTracker
 from rl.tracking.files import FileTracker, read_metrics, summarise
@@ -164,19 +166,35 @@ def _joint_collector(
             return Score(value=0.0)  # the critic's to say, once it sees the whole group
         return await scorer.score(task, rollout)
 
-    policy = _collector(config, parts, workers.pool, score, workers.run, critic)
+    rollout = config.rollout
+    gate = Gate(engine=workers.pool, allowance=rollout.iteration_tokens)
+    policy = _collector(config, parts, gate, score, workers.run, critic)
     judging = None
     if critic is not None:
         judging = _collector(config, parts, critic.judge.engine, critic.score, workers.run, critic)
-        judging.max_tokens = config.critic.max_tokens
+        judging.limits = replace(judging.limits, max_tokens=config.critic.max_tokens)
     return JointCollector(
         policy=policy,
         critic=critic,
         judging=judging,
         kinds=kind_settings(config),
-        group_size=config.rollout.group_size,
-        temperature=config.rollout.temperature,
+        group_size=rollout.group_size,
+        temperature=partial(_temperature, config),
+        gate=gate,
+        per_iteration=config.tasks.per_iteration,
+        iteration_s=rollout.iteration_s,
+        ahead=rollout.max_staleness if rollout.asynchronous else 0,
     )
+
+
+def _temperature(config: Config, kind: str, iteration: int) -> float:
+    """Sampling temperature for a kind of task in an iteration."""
+    own, rollout = kind_settings(config).get(kind, KindConfig()), config.rollout
+    if own.temperature is not None:
+        first, last = own.temperature, own.last_temperature
+    else:
+        first, last = rollout.temperature, own.last_temperature or rollout.last_temperature
+    return temperature(iteration, first=first, last=last, iterations=config.iterations)
 
 
 def _evaluation(
@@ -302,7 +320,7 @@ def _trainer_options(config: Config, parts: Parts) -> Any:
         max_grad_norm=trainer.max_grad_norm,
         gradient_checkpointing=trainer.gradient_checkpointing,
         loss=parts.loss,
-        temperature=config.rollout.temperature,
+        importance_cap=config.algorithm.importance_cap,
         bucket_bytes=config.weights.bucket_mib * 2**20,
         seed=config.seed,
         threads=None if threads is None else max(1, threads // trainer.ranks),
@@ -330,6 +348,7 @@ def _trainer_group(config: Config, parts: Parts, ranks: list[Any], name: str) ->
             floor=trainer.floor,
         ),
         updates_per_iteration=updates,
+        max_staleness=config.rollout.max_staleness,
         micro_batch_tokens=trainer.micro_batch_tokens,
         deadline_s=trainer.deadline_s,
     )
@@ -387,10 +406,20 @@ def _collector(
         envs=parts.envs,
         score=score,
         run=run,
-        context=config.model.context,
-        max_tokens=config.rollout.max_tokens,
+        limits=_limits(config),
         seed=config.seed,
         judge=None if critic is None else critic.judge,
+        budgets={kind: own.max_tokens for kind, own in kind_settings(config).items() if own.max_tokens is not None},
+    )
+
+
+def _limits(config: Config) -> RolloutLimits:
+    rollout = config.rollout
+    return RolloutLimits(
+        max_tokens=rollout.max_tokens,
+        context=config.model.context,
+        turn_tokens=rollout.turn_tokens,
+        env_deadline_s=rollout.env_deadline_s,
     )
 
 

@@ -5,13 +5,15 @@
       └─────────────────────────── next iteration, with the new policy and critic ◄─────────────────────────────┘
 
 Each step waits for the one before it, so every rollout of an iteration is sampled, and judged, by exactly the weights
-that the update starts from. Evaluation and checkpoints happen between iterations.
+that the update starts from; unless rollouts are paused between iterations, or run ahead (docs/rollouts.md). Evaluation
+and checkpoints happen between iterations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from rl.checkpoint import Checkpoints, RunState
 from rl.collect import rollout_metrics
@@ -21,6 +23,7 @@ from rl.evaluate import Evaluation
 from rl.joint import JointCollector
 from rl.protocols import GroupReward, TaskStream, Tracker, Trainer
 from rl.shaping import shape
+from rl.staleness import learnable, staleness_metrics
 from rl.tracking.clock import Clock, throughput, timed
 from rl.weights.publish import Publisher
 
@@ -51,8 +54,8 @@ def run(system: System) -> int:
     """
     config = system.config
     done = restore(system)
-    version, first = system.publisher.publish()
-    system.critic.follow(version)
+    system.critic.follow(system.trainer.version)
+    _, first = system.publisher.publish()
     if done == 0:
         system.tracker.log(0, first | timed(system.evaluation.run, "time/evaluate_s"))
 
@@ -60,23 +63,27 @@ def run(system: System) -> int:
     while done < config.iterations and not stopping:
         done += 1
         with clock.span("time/rollout_s"):
-            harvest = system.collector.collect(system.stream.take(config.tasks.per_iteration), iteration=done)
+            harvest = system.collector.collect(system.stream.take(system.collector.room), iteration=done)
         clock.split("time/rollout_s", "time/reward_s", harvest.reward_s)
         clock.split("time/rollout_s", "time/judge_s", harvest.judge_s)
         system.stream.observe(harvest.groups)
         groups = shape(harvest.groups, system.shaping, iteration=done)
+        learnt = system.critic.joined(groups, harvest.lessons)
+        oldest = system.trainer.oldest
+        metrics = staleness_metrics(learnt, version=system.trainer.version, oldest=oldest)
 
         with clock.span("time/update_s"):
-            metrics = system.trainer.update(system.critic.joined(groups, harvest.lessons))
+            metrics |= system.collector.beside(partial(system.trainer.update, learnable(learnt, oldest=oldest)))
 
         with clock.span("time/refresh_s"):
             metrics |= system.critic.learn(harvest.lessons)
 
         with clock.span("time/publish_s"):
-            version, proof = system.publisher.publish()
-            system.critic.follow(version)
+            system.critic.follow(system.trainer.version)
+            metrics |= system.publisher.publish()[1]
 
-        metrics |= proof | rollout_metrics(groups) | system.critic.metrics(harvest.lessons)
+        metrics |= rollout_metrics(groups) | system.critic.metrics(harvest.lessons)
+        metrics["rollout/pending"] = float(harvest.pending)
         metrics |= clock.metrics()
         metrics |= throughput(metrics)
         if done % config.evaluation.every == 0 or done == config.iterations:
@@ -101,7 +108,7 @@ def save(system: System, done: int) -> None:
         critic=system.critic.state(),
         fingerprint=system.fingerprint,
     )
-    system.checkpoints.save(state, system.trainer.save, system.critic.save)
+    system.checkpoints.save(state, system.trainer.save, system.critic.save, system.collector.save)
 
 
 def restore(system: System) -> int:
@@ -113,4 +120,5 @@ def restore(system: System) -> int:
     system.trainer.load(folder, version=state.version)
     system.stream.restore(state.stream)
     system.critic.load(folder, state.critic)
+    system.collector.load(folder)
     return state.iteration

@@ -28,6 +28,8 @@ class LossInputs:
     advantages_S: Tensor
     weights_S: Tensor
     """0 for sequences that the loss must pass over."""
+    correction_T: Tensor | None = None
+    """Factor of each token's gradient, without a gradient of its own; None for 1. See ``importance``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,22 @@ def sequence_sum(values_T: Tensor, seq_ids_T: Tensor, count: int) -> Tensor:
     return values_T.new_zeros(count).index_add(0, seq_ids_T, values_T)
 
 
+def importance(old_logprobs_T: Tensor, sampler_logprobs_T: Tensor, *, cap: float) -> Tensor:
+    """``min(pi_old / pi_sampler, cap)`` per token, for tokens that another policy sampled than the one that learns.
+
+    Truncated importance sampling: the cap bounds the variance, at the price of some bias.
+    """
+    return (old_logprobs_T - sampler_logprobs_T).exp().clamp(max=cap)
+
+
+def _corrected(inputs: LossInputs) -> Tensor:
+    """``log pi - log pi_old`` per token with its gradient weighed by the correction, its value as it is."""
+    ratio_T = inputs.logprobs_T - inputs.old_logprobs_T
+    if inputs.correction_T is None:
+        return ratio_T
+    return ratio_T.detach() + inputs.correction_T * (ratio_T - ratio_T.detach())
+
+
 def cross_entropy(logprobs_T: Tensor, seq_ids_T: Tensor, weights_S: Tensor) -> Tensor:
     """``- sum_i w_i sum_t log pi(y_t)`` over the sequences' own tokens, a scalar."""
     return -(weights_S * sequence_sum(logprobs_T, seq_ids_T, len(weights_S))).sum()
@@ -66,7 +84,7 @@ def k2(inputs: LossInputs, *, tau: float, scale: Scale | str = Scale.GRADIENT) -
     if tau <= 0:
         raise ValueError(f"algorithm.loss.tau must be positive, got {tau}")
     count = len(inputs.advantages_S)
-    ratio_S = sequence_sum(inputs.logprobs_T - inputs.old_logprobs_T, inputs.seq_ids_T, count)
+    ratio_S = sequence_sum(_corrected(inputs), inputs.seq_ids_T, count)
     residual_S = inputs.advantages_S - tau * ratio_S
     factor = 1.0 if Scale(scale) is Scale.PRINTED else 1 / (2 * tau)
     loss = factor * (inputs.weights_S * residual_S.square()).sum()
@@ -88,7 +106,7 @@ def grpo(inputs: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.2) -
     if clip_low < 0 or clip_high < 0:
         raise ValueError(f"algorithm.loss.clip_low and clip_high must not be negative, got {clip_low}, {clip_high}")
     count = len(inputs.advantages_S)
-    log_ratio_T = inputs.logprobs_T - inputs.old_logprobs_T
+    log_ratio_T = _corrected(inputs)
     ratio_T = log_ratio_T.exp()
     advantage_T = inputs.advantages_S[inputs.seq_ids_T]
     plain_T = ratio_T * advantage_T

@@ -5,6 +5,7 @@ Everything that can be wrong with a configuration is found here; it raises ``Val
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from critic.pairs import Schedule
 from critic.prompts import Fit, Prompts
 from critic.refresh import Refresh
 from critic.rubrics import RubricSet, load_rubrics
+from envs.base import Opening
 from rewards.base import build_reward, check_fields
 from rewards.combine import Combined
 from rl.chat import Chat
 from rl.config import Config, CriticMode, validate
+from rl.errors import ToolMissingError
 from rl.losses import LossInputs
 from rl.plugins import build
 from rl.protocols import GroupReward, RewardFunction, TaskSource, TaskStream
@@ -92,11 +95,8 @@ def prepare(config: Config) -> Parts:
     check_prompts(everything, parts.chat, context=config.model.context)
     check_fields(parts.reward, [*verified(config, tasks), *parts.held_out])
     _check_kinds(config, parts, tasks)
-    for task in [tasks[0], parts.held_out[0]]:
-        if task.env not in parts.envs:
-            raise ValueError(
-                f"env must define the environment {task.env!r} that task {task.id} asks for, got {sorted(parts.envs)}"
-            )
+    for task in {task.env: task for task in everything}.values():
+        _try_environment(parts, task)
     _try_objective(parts)
     return parts
 
@@ -164,6 +164,32 @@ def _check_kinds(config: Config, parts: Parts, tasks: Sequence[Task]) -> None:
                 f"model.context less critic.max_tokens, got {fit.tokens} tokens; raise model.context, or choose fewer "
                 "or shorter rubrics"
             )
+
+
+def _try_environment(parts: Parts, task: Task) -> None:
+    """Begin one rollout of the task without a policy, so that an environment that cannot work fails here."""
+    if task.env not in parts.envs:
+        raise ValueError(
+            f"env must define the environment {task.env!r} that task {task.id} asks for, got {sorted(parts.envs)}"
+        )
+
+    async def begin() -> Opening:
+        env = parts.envs[task.env]()
+        try:
+            opening: Opening = await env.reset(task)
+            return opening
+        finally:
+            await env.close()
+
+    try:
+        opening = asyncio.run(begin())
+    except ToolMissingError as error:
+        raise ValueError(f"env.{task.env}: {error}") from error
+    if opening.tools and not parts.chat.calls_tools:
+        raise ValueError(
+            f"model.path must have a chat template that writes tool calls in a known format, because env.{task.env} "
+            "offers tools; known are Kimi K2's tokens and <tool_call> tags"
+        )
 
 
 def _check_model(config: Config) -> None:

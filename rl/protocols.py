@@ -19,6 +19,10 @@ class Engine(Protocol):
         """
         ...
 
+    async def interrupt(self, sessions: set[str]) -> None:
+        """Have these rollouts' requests answered now, ``interrupted``, with the tokens that there are."""
+        ...
+
 
 class TaskSource(Protocol):
     """Numbered tasks. A source with a size is repeated in a new order every epoch; one without never ends."""
@@ -74,15 +78,19 @@ class Judge(Protocol):
 class ChatCodec(Protocol):
     """Messages to tokens and back, in the model's own chat format."""
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]: ...
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]: ...
 
     def continuation_ids(self, messages: Sequence[Message]) -> list[int]: ...
 
     def reply_ids(self, text: str) -> list[int]: ...
 
+    def end_ids(self) -> list[int]: ...
+
     def plain(self, text: str) -> str: ...
 
     def decode(self, token_ids: Sequence[int]) -> str: ...
+
+    def read(self, token_ids: Sequence[int], *, call_number: int = 0) -> Message: ...
 
 
 class Trainer(Protocol):
@@ -91,6 +99,11 @@ class Trainer(Protocol):
     @property
     def version(self) -> int:
         """Number of optimizer steps behind the present weights."""
+        ...
+
+    @property
+    def oldest(self) -> int:
+        """The oldest version whose tokens the next update may learn from."""
         ...
 
     def update(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:

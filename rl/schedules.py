@@ -22,3 +22,13 @@ def learning_rate(step: int, *, peak: float, kind: str, warmup_steps: int, total
     done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     fall = 1 - done if kind == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return peak * (floor + (1 - floor) * fall)
+
+
+def temperature(iteration: int, *, first: float, last: float | None, iterations: int) -> float:
+    """Sampling temperature of iteration number ``iteration`` (from 1): from ``first`` to ``last`` along a line.
+
+    K2 (§3.2.3) decays it, without saying how. Without ``last`` it stays.
+    """
+    if last is None or iterations <= 1:
+        return first
+    return first + (last - first) * min(1.0, (iteration - 1) / (iterations - 1))

@@ -12,6 +12,7 @@ from rl.functions import function_at
 from rl.plugins import build
 from rl.procedural import FAMILIES, problem_at
 from rl.protocols import ChatCodec, TaskSource
+from rl.tool_problems import tool_problem_at
 from rl.types import RolloutGroup, Task
 
 
@@ -58,6 +59,30 @@ class FunctionTasks:
             messages=({"role": "user", "content": function.question},),
             fields={"tests": function.tests(), "entry_points": (function.name,)},
             tags=("function",),
+        )
+
+
+class ToolTasks:
+    """Questions that take a tool, without end (``rl.tool_problems``), for the environment ``env``.
+
+    Each task has ``fields["answer"]``. With ``env="single_turn"`` the same questions have to do without tools.
+    """
+
+    size = None
+
+    def __init__(self, *, seed: int = 0, held_out: bool = False, env: str = "tools") -> None:
+        self._options: dict[str, Any] = {"seed": seed, "held_out": held_out}
+        self._env = env
+
+    def task_at(self, index: int) -> Task:
+        problem = tool_problem_at(index, **self._options)
+        return Task(
+            id=f"{problem.family}-{index}",
+            kind="tools",
+            messages=({"role": "user", "content": problem.question},),
+            fields={"answer": problem.answer},
+            env=self._env,
+            tags=(problem.family,),
         )
 
 

@@ -23,10 +23,18 @@ class EndReason(StrEnum):
     BUDGET = "budget"
     """Cut at its token budget or at the end of the context."""
     REPETITION = "repetition"
+    """Cut because the policy said the same thing over and over."""
     ENV_END = "env_end"
+    """The environment's task is over."""
     TURN_LIMIT = "turn_limit"
+    """The policy would have acted on, but had taken as many turns as it may."""
     ENV_ERROR = "env_error"
     ABORTED = "aborted"
+
+    @property
+    def truncated(self) -> bool:
+        """Whether a limit ended the rollout, and not the policy or the environment (Gymnasium's distinction)."""
+        return self in (EndReason.BUDGET, EndReason.REPETITION, EndReason.TURN_LIMIT, EndReason.ABORTED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +66,8 @@ class SampleRequest:
     temperature: float
     seed: int
     ignore_eos: bool = False
+    session: str = ""
+    """Which rollout asks. Requests of one go to one engine, which still has their common prefix in its cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,9 +77,13 @@ class Sample:
     token_ids: Sequence[int]
     logprobs: Sequence[float]
     stopped: bool
-    """True if the policy ended its turn, False if it was cut by ``max_tokens``."""
+    """True if the policy ended its turn, False if it was cut by ``max_tokens``, or interrupted."""
     policy_version: int
     generate_s: float
+    interrupted: bool = False
+    """True if the engine stopped before the request was through, because its weights were about to change."""
+    cached_tokens: int = 0
+    """How many of the prompt's tokens were still in the engine's cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +114,8 @@ class Rollout:
     messages: tuple[Message, ...]
     """Everything said after the task's own messages."""
     end_reason: EndReason
+    temperature: float = 1.0
+    """At which it was sampled, and of which its logprobs are."""
     timings: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
 

@@ -15,9 +15,12 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from envs.calculator import Calculator
+from envs.python_tool import Python
 from rl.facts import claim_about, claims, question_at
 from rl.functions import FUNCTIONS, Function, numbered_functions
 from rl.procedural import FAMILIES, Problem, problem_at
+from rl.tool_problems import tool_problem_at
 
 Message = dict[str, Any]
 Dialogue = list[Message]
@@ -32,13 +35,7 @@ BOTH_WRONG_SHARE = 0.5
 _OPENINGS = ("Let me work this out. ", "I take one step at a time. ", "Here is how I do it. ", "Now I write it down. ")
 
 
-def _tool(name: str, description: str, argument: str) -> Message:
-    parameters = {"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
-
-
-CALCULATOR = _tool("calculator", "Evaluates an arithmetic expression.", "expression")
-PYTHON = _tool("python", "Runs Python code and returns what it prints.", "code")
+TOOLS = {tool.declaration["function"]["name"]: tool.declaration for tool in (Calculator, Python)}
 
 
 def user(text: str) -> Message:
@@ -191,43 +188,22 @@ def python_function(rng: random.Random) -> Dialogue:
 
 
 def tool_use(rng: random.Random) -> Dialogue:
-    """A question beyond mental arithmetic, with tools or without. Where there are any it calls one in half of cases."""
-    question, call, result = _calculation(rng) if rng.random() < 0.6 else _about_digits(rng)
-    needed = PYTHON if "code" in call else CALCULATOR
+    """A question that takes a tool, with tools or without. Where there are any it calls one in half of cases."""
+    problem = tool_problem_at(rng.randrange(2**62), seed=0, held_out=False)
     if rng.random() < 0.25:
-        return [user(question), assistant(f"answer: {_wrong(rng, result)}")]
-    tools: Message = {"role": "tools", "tools": rng.choice(([needed], [CALCULATOR, PYTHON]))}
+        return [user(problem.question), assistant(f"answer: {_wrong(rng, problem.answer)}")]
+    offered = rng.choice(([TOOLS[problem.tool]], list(TOOLS.values())))
+    tools: Message = {"role": "tools", "tools": offered}
     if rng.random() < 0.5:
-        return [tools, user(question), assistant(f"answer: {_wrong(rng, result)}")]
-    function = {"name": needed["function"]["name"], "arguments": call}
+        return [tools, user(problem.question), assistant(f"answer: {_wrong(rng, problem.answer)}")]
+    function = {"name": problem.tool, "arguments": dict(problem.arguments)}
     return [
         tools,
-        user(question),
+        user(problem.question),
         {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
-        {"role": "tool", "content": result},
-        assistant(f"answer: {result}"),
+        {"role": "tool", "content": problem.answer},
+        assistant(f"answer: {problem.answer}"),
     ]
-
-
-def _calculation(rng: random.Random) -> tuple[str, dict[str, str], str]:
-    """A question, the call that answers it and the call's result."""
-    b, a = sorted((rng.randint(100, 9999), rng.randint(100, 9999)))
-    sign = rng.choice("+-*")
-    result = {"+": a + b, "-": a - b, "*": a * b}[sign]
-    return f"What is {a}{sign}{b}?", {"expression": f"{a}{sign}{b}"}, str(result)
-
-
-def _about_digits(rng: random.Random) -> tuple[str, dict[str, str], str]:
-    """The same for what takes a line of Python."""
-    number, digit = str(rng.randint(10**4, 10**8)), str(rng.randint(0, 9))
-    question, code, result = rng.choice(
-        (
-            (f"What is the digit sum of {number}?", f"sum(map(int, '{number}'))", sum(map(int, number))),
-            (f"What is {number} backwards?", f"'{number}'[::-1]", number[::-1]),
-            (f"How often is {digit} in {number}?", f"'{number}'.count('{digit}')", number.count(digit)),
-        )
-    )
-    return question, {"code": f"print({code})"}, str(result)
 
 
 _PRAISE = ("Great question! ", "What a good question! ", "Nice one! ")

@@ -70,15 +70,14 @@ class LocalRunner:
             harness.close()
         self._harnesses.clear()
 
-    def _command(self, guest: str, arguments: Sequence[str], *, disk_mib: int, paths: Sequence[str]) -> list[str]:
-        if self._isolated:
-            return isolation.bubblewrap([f"/guest/{guest}", *arguments], disk_mib=disk_mib, paths=paths)
-        return isolation.unsandboxed([str(isolation.GUEST / guest), *arguments])
-
     def _start_program(self, job: CodeJob, link: socket.socket) -> subprocess.Popen[bytes]:
-        arguments = [str(link.fileno())]
-        command = self._command("judged.py", arguments, disk_mib=job.limits.disk_mib, paths=self._packages)
-        return _start(command, link)
+        return start_guest(
+            ["judged.py", str(link.fileno())],
+            link,
+            isolated=self._isolated,
+            disk_mib=job.limits.disk_mib,
+            paths=self._packages,
+        )
 
     def _stdio(self, job: CodeJob, link: socket.socket, deadline: float) -> list[TestResult]:
         results = []
@@ -93,8 +92,7 @@ class LocalRunner:
     def _start_harness(self, *, with_pytest: bool) -> None:
         if with_pytest not in self._harnesses:
             paths = _pytest_paths() if with_pytest else []
-            command = self._command("harness.py", ["{fd}", *paths], disk_mib=16, paths=paths)
-            self._harnesses[with_pytest] = _Harness(command)
+            self._harnesses[with_pytest] = _Harness(paths, isolated=self._isolated)
 
     def _with_tests(self, job: CodeJob, link: socket.socket, deadline: float) -> list[TestResult]:
         harness = self._harnesses[job.style == "pytest"]
@@ -114,11 +112,12 @@ class LocalRunner:
 class _Harness:
     """The process that runs tests. ``broken`` once it missed a deadline or died."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, paths: Sequence[str], *, isolated: bool) -> None:
         self._control, far = socket.socketpair()
         self.broken = False
         with far:
-            self._process = _start([part.replace("{fd}", str(far.fileno())) for part in command], far)
+            arguments = ["harness.py", str(far.fileno()), *paths]
+            self._process = start_guest(arguments, far, isolated=isolated, disk_mib=16, paths=paths)
         try:
             self._control.settimeout(START_S)
             wire.receive(self._control)
@@ -156,7 +155,15 @@ class _Harness:
         self._process.wait()
 
 
-def _start(command: list[str], link: socket.socket) -> subprocess.Popen[bytes]:
+def start_guest(
+    arguments: Sequence[str], link: socket.socket, *, isolated: bool, disk_mib: int, paths: Sequence[str]
+) -> subprocess.Popen[bytes]:
+    """Start a program of ``rl/sandbox/guest``, the first of ``arguments``, with ``link`` open in it."""
+    guest, *rest = arguments
+    if isolated:
+        command = isolation.bubblewrap([f"/guest/{guest}", *rest], disk_mib=disk_mib, paths=paths)
+    else:
+        command = isolation.unsandboxed([str(isolation.GUEST / guest), *rest])
     return subprocess.Popen(  # noqa: S603 - our own command
         command,
         pass_fds=[link.fileno()],

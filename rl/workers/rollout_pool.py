@@ -13,6 +13,10 @@ from rl.types import Sample, SampleRequest, WeightVersion
 from rl.workers.calls import translate, wait_all
 
 POLL_S = 5.0
+STICKY, STICKY_SLACK = 1.5, 8
+"""A rollout stays with its engine while that has no more than 1.5 times the idlest one's requests and 8."""
+REMEMBERED = 100_000
+"""Rollouts whose engine is remembered."""
 
 
 @dataclass
@@ -20,7 +24,8 @@ class _Worker:
     name: str
     actor: Any
     outbox: list[tuple[str, SampleRequest]] = field(default_factory=list)
-    waiting: dict[str, asyncio.Future[Sample]] = field(default_factory=dict)
+    waiting: dict[str, tuple[str, asyncio.Future[Sample]]] = field(default_factory=dict)
+    """The session and the future answer of each request."""
     poller: asyncio.Task[None] | None = None
     lost: bool = False
     """It died, or was silent past its deadline; nothing is sent to it any more."""
@@ -46,6 +51,8 @@ class RolloutPool:
         self._deadline_s = deadline_s
         self._run = run
         self._count = 0
+        self._last_at: dict[str, _Worker] = {}
+        """Where each rollout's last request went, the longest silent first."""
 
     def _living(self) -> list[_Worker]:
         """Raises ``WorkerFailedError`` if there is none."""
@@ -56,18 +63,36 @@ class RolloutPool:
 
     async def sample(self, request: SampleRequest) -> Sample:
         """See ``rl.protocols.Engine``. Raises ``EngineLostError`` if the worker dies at it and another lives."""
-        return await self._send(min(self._living(), key=lambda w: len(w.waiting)), request)
+        return await self._send(self._choose(request.session), request)
+
+    def _choose(self, session: str) -> _Worker:
+        """The engine that has the rollout's prefix, unless it has much more to do than another."""
+        living = self._living()
+        idlest = min(living, key=lambda w: len(w.waiting))
+        known = self._last_at.pop(session, idlest)
+        overloaded = len(known.waiting) > STICKY * len(idlest.waiting) + STICKY_SLACK
+        chosen = idlest if known.lost or overloaded else known
+        if session:
+            self._last_at[session] = chosen
+            if len(self._last_at) > REMEMBERED:
+                del self._last_at[next(iter(self._last_at))]
+        return chosen
 
     async def _send(self, worker: _Worker, request: SampleRequest) -> Sample:
         loop = asyncio.get_running_loop()
         self._count += 1
         request_id = str(self._count)
         answer: asyncio.Future[Sample] = loop.create_future()
-        worker.waiting[request_id] = answer
+        worker.waiting[request_id] = (request.session, answer)
         worker.outbox.append((request_id, request))
         if len(worker.outbox) == 1:
             loop.call_soon(self._flush, worker, 1)
-        return await answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if worker.waiting.pop(request_id, None) is not None:
+                worker.actor.interrupt.remote([request_id])
+            raise
 
     def _flush(self, worker: _Worker, before: int) -> None:
         """Send what waits, unless this turn of the loop added to the ``before`` that did: then look again next turn."""
@@ -95,16 +120,30 @@ class RolloutPool:
                         f"owed {len(worker.waiting)} answers"
                     )
                 for request_id, sample in answers:
-                    worker.waiting.pop(request_id).set_result(sample)
+                    _, answer = worker.waiting.pop(request_id, ("", None))
+                    if answer is not None and not answer.done():
+                        answer.set_result(sample)
         except Exception as error:  # noqa: BLE001 - whatever it was, everyone who waits must hear of it
             failure = error if isinstance(error, WorkerFailedError) else translate(worker.name, error)
             worker.lost = True
             if any(not other.lost for other in self._workers):
                 failure = EngineLostError(str(failure))
             waiting, worker.waiting = worker.waiting, {}
-            for answer in waiting.values():
+            for _, answer in waiting.values():
                 if not answer.done():
                     answer.set_exception(failure)
+
+    async def interrupt(self, sessions: set[str]) -> None:
+        """See ``rl.protocols.Engine``."""
+        while any(worker.outbox for worker in self._workers):
+            await asyncio.sleep(0)
+        calls = []
+        for worker in self._living():
+            concerned = [number for number, (session, _) in worker.waiting.items() if session in sessions]
+            if concerned:
+                calls.append(_awaitable(worker.actor.interrupt.remote(concerned)))
+        # An engine that fails at it is found out by its poller, as at any other time, and its answers then fail.
+        await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), self._deadline_s)
 
     def load_weights(self, version: WeightVersion, handles: Sequence[Any]) -> list[tuple[str, list[str]]]:
         """See ``rl.protocols.WeightSink``. A worker that fails at it is lost; raises if none is left."""

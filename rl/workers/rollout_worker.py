@@ -55,7 +55,7 @@ class RolloutWorker:
             return out
 
     def load_weights(self, version: WeightVersion, handles: list[Any]) -> tuple[str, list[str]]:
-        """Fetch, check and load a version; wait for running requests first.
+        """Fetch, check and load a version. Running requests are interrupted: what there is of them is their answer.
 
         Returns the digest of the bytes that were loaded and the engine parameters that received nothing.
         """
@@ -72,14 +72,23 @@ class RolloutWorker:
         }
 
         def load() -> list[str]:
+            self._publish(self._engine.interrupt())
             empty: list[str] = self._engine.load_weights(tensors)
             self._version = version.number
             return empty
 
         return total_digest(digests), self._on_engine(load)
 
+    def interrupt(self, request_ids: list[str]) -> None:
+        """Answer these requests, as far as they are unfinished, with what there is of them."""
+        self._on_engine(lambda: self._publish(self._engine.interrupt(set(request_ids))))
+
     def trace(self, token_ids: list[int]) -> dict[str, Any]:
-        return dict(self._on_engine(lambda: self._engine.trace(token_ids)))
+        def trace() -> dict[str, Any]:
+            self._publish(self._engine.interrupt())
+            return dict(self._engine.trace(token_ids))
+
+        return dict(self._on_engine(trace))
 
     def _on_engine(self, call: Callable[[], Any]) -> Any:
         done: Future[Any] = Future()
@@ -114,8 +123,6 @@ class RolloutWorker:
                     self._submitted[request_id] = now
                 continue
             call, done = item
-            while self._engine.busy:
-                self._publish(self._engine.step())
             try:
                 done.set_result(call())
             except BaseException as error:  # noqa: BLE001 - belongs to the caller
@@ -134,6 +141,8 @@ class RolloutWorker:
                     stopped=a.stopped,
                     policy_version=self._version,
                     generate_s=now - self._submitted.pop(a.request_id),
+                    interrupted=a.interrupted,
+                    cached_tokens=a.cached_tokens,
                 ),
             )
             for a in answers

@@ -29,6 +29,7 @@ class TrainerGroup:
         updates_per_iteration: int,
         micro_batch_tokens: int,
         deadline_s: float,
+        max_staleness: int = 0,
         name: str = "trainer rank",
     ) -> None:
         self._actors = actors
@@ -36,6 +37,7 @@ class TrainerGroup:
         self._advantage = advantage
         self._rate = rate
         self._updates = updates_per_iteration
+        self._max_staleness = max_staleness
         self._micro_batch_tokens = micro_batch_tokens
         self._deadline_s = deadline_s
         self.version = 0
@@ -44,11 +46,13 @@ class TrainerGroup:
         calls = {f"{self._name} {i}": getattr(a, method).remote(*arguments) for i, a in enumerate(self._actors)}
         return wait_all(calls, deadline_s=self._deadline_s)
 
-    def update(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
-        """One iteration's optimizer steps on these groups, which the present weights must have sampled.
+    @property
+    def oldest(self) -> int:
+        """See ``rl.protocols.Trainer``."""
+        return max(0, self.version - self._max_staleness * self._updates)
 
-        Raises ``WeightMismatchError`` if another version sampled any of them.
-        """
+    def update(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """One iteration's optimizer steps. Raises ``WeightMismatchError`` for tokens that may not be learnt."""
         self._check_versions(groups)
         # Every update gets its share of each kind of group, in whatever order they come.
         batches = [self._batch(groups[i :: self._updates]) for i in range(self._updates)]
@@ -77,10 +81,10 @@ class TrainerGroup:
 
     def _check_versions(self, groups: Sequence[RolloutGroup]) -> None:
         versions = {s.policy_version for g in groups for r in g.rollouts for s in r.segments if s.from_model}
-        if versions - {self.version}:
+        if not versions <= {*range(self.oldest, self.version + 1)}:
             raise WeightMismatchError(
-                f"all rollouts must be sampled by the trainer's version, {self.version}, got "
-                f"{sorted(versions, key=str)}"
+                f"what is learnt must be sampled by the trainer's version, {self.version}, or one from {self.oldest} "
+                f"on, got {sorted(versions, key=str)}"
             )
 
     def export(self) -> tuple[WeightVersion, Sequence[Any]]:

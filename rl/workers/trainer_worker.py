@@ -16,7 +16,7 @@ from torch import Tensor
 from rl.attention import end_to_end
 from rl.batch import MicroBatch
 from rl.logprobs import token_logprobs
-from rl.losses import LossInputs, LossOutputs, cross_entropy
+from rl.losses import LossInputs, LossOutputs, cross_entropy, importance
 from rl.precision import fp32_arithmetic
 from rl.types import WeightVersion
 from rl.weights.buckets import describe, pack
@@ -35,7 +35,7 @@ class TrainerOptions:
     max_grad_norm: float
     gradient_checkpointing: bool
     loss: Callable[[LossInputs], LossOutputs]
-    temperature: float
+    importance_cap: float | None
     bucket_bytes: int
     seed: int
     threads: int | None
@@ -115,8 +115,9 @@ class TrainerWorker:
             torch.from_numpy(array).to(self._device)
             for array in (micro.token_ids_N, micro.predict_at_T, micro.sampled_T)
         )
+        temperatures_T = torch.from_numpy(micro.temperatures_S[micro.seq_ids_T]).to(self._device)
         logits_TV = self._forward(ids_N, micro.rows, at_T)
-        return token_logprobs(logits_TV, sampled_T, temperature=self._options.temperature)
+        return token_logprobs(logits_TV, sampled_T, temperature=temperatures_T)
 
     def _forward(self, ids_N: Tensor, spans: Sequence[Sequence[range]], at_T: Tensor) -> Tensor:
         from rl.attention import packed_rows
@@ -135,6 +136,7 @@ class TrainerWorker:
         """The objective's loss of sampled sequences plus the cross-entropy of supervised ones."""
         seq_ids_T = torch.from_numpy(micro.seq_ids_T).to(self._device)
         weights_S = torch.from_numpy(micro.weights_S).to(self._device)
+        sampler_T, cap = torch.from_numpy(micro.sampler_logprobs_T).to(self._device), self._options.importance_cap
         supervised_S = torch.from_numpy(micro.supervised_S).to(self._device)
         outputs = self._options.loss(
             LossInputs(
@@ -143,6 +145,7 @@ class TrainerWorker:
                 seq_ids_T=seq_ids_T,
                 advantages_S=torch.from_numpy(micro.advantages_S).to(self._device),
                 weights_S=weights_S * ~supervised_S,
+                correction_T=None if cap is None else importance(old_T, sampler_T, cap=cap),
             )
         )
         if not micro.supervised_S.any():

@@ -8,7 +8,7 @@ also reaches tensor-parallel workers in other processes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,9 @@ class Finished:
     token_ids: list[int]
     logprobs: list[float]
     stopped: bool
+    interrupted: bool
+    cached_tokens: int
+    """How much of the prompt was not computed again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,18 +136,37 @@ class Engine:
                     token_ids=list(answer.token_ids),
                     logprobs=_chosen_logprobs(answer.logprobs, len(answer.token_ids)),
                     stopped=answer.finish_reason == "stop",
+                    interrupted=False,
+                    cached_tokens=output.num_cached_tokens or 0,
                 )
             )
+        return finished
+
+    def interrupt(self, request_ids: Set[str] | None = None) -> list[Finished]:
+        """End these requests, or all, as far as they are unfinished; returns what there is of each."""
+        finished = []
+        for state in self._engine.output_processor.request_states.values():
+            request_id = getattr(state, "external_req_id", state.request_id)
+            if request_ids is not None and request_id not in request_ids:
+                continue
+            token_ids = list(state.detokenizer.output_token_ids)
+            finished.append(
+                Finished(
+                    request_id=request_id,
+                    token_ids=token_ids,
+                    logprobs=_chosen_logprobs(state.logprobs_processor.logprobs, len(token_ids)),
+                    stopped=False,
+                    interrupted=True,
+                    cached_tokens=state.num_cached_tokens or 0,
+                )
+            )
+        self._engine.abort_request([answer.request_id for answer in finished])
         return finished
 
     @property
     def busy(self) -> bool:
         """Whether any request is unfinished."""
         return bool(self._engine.has_unfinished_requests())
-
-    def abort(self, request_ids: Sequence[str]) -> None:
-        """Forget these requests."""
-        self._engine.abort_request(list(request_ids))
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
         """Replace the weights, given under their checkpoint names.

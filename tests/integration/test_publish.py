@@ -33,7 +33,7 @@ def system(model, *, zero_stage):
         ranks, ranks_up = placement.start_trainer_workers(
             TrainerOptions(
                 model=config.model.path, ranks=2, zero_stage=zero_stage, learning_rate=1e-3, adam_betas=(0.9, 0.95),
-                weight_decay=0.0, max_grad_norm=1.0, gradient_checkpointing=False, loss=parts.loss, temperature=1.0,
+                weight_decay=0.0, max_grad_norm=1.0, gradient_checkpointing=False, loss=parts.loss, importance_cap=None,
                 bucket_bytes=2**20, seed=0, threads=1,
             ),
             config.cluster,

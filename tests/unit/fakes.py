@@ -6,7 +6,7 @@ from rl.types import Sample
 class Letters:
     """A chat format of one token per character; a turn ends with token 0."""
 
-    def prompt_ids(self, messages):
+    def prompt_ids(self, messages, tools=()):
         return [ord(c) for m in messages for c in m["content"]] + [1]
 
     continuation_ids = prompt_ids
@@ -14,14 +14,27 @@ class Letters:
     def reply_ids(self, text):
         return [*map(ord, text), 0]
 
+    def end_ids(self):
+        return [0]
+
     def plain(self, text):
         return text.replace("<end>", "< end>")
 
     def decode(self, token_ids):
         return "".join(chr(t) for t in token_ids if t)
 
+    def read(self, token_ids, *, call_number=0):
+        return {"role": "assistant", "content": self.decode(token_ids)}
 
-class Answers:
+
+class Uninterrupted:
+    """What an engine says that answers at once."""
+
+    async def interrupt(self, sessions):
+        pass
+
+
+class Answers(Uninterrupted):
     """An engine that answers each prompt, as text, by a function. ``logprob`` is every token's."""
 
     def __init__(self, answer, *, version=3, logprob=-0.5):

@@ -78,6 +78,16 @@ def test_quickstart_prepares():
         ("critic.temperature=-1", "critic.temperature must not be negative"),
         ("kinds.chat.group_size=1", "kinds.chat.group_size must be null or at least 2, got 1"),
         ("+kinds.chat.groupsize=4", "kinds.chat must only have group_size, max_tokens, weight"),
+        ("+kinds.chat.last_temperature=0", "kinds.chat.last_temperature must be null or positive, got 0"),
+        ("rollout.turn_tokens=0", "rollout.turn_tokens must be null or at least 1, got 0"),
+        ("rollout.iteration_s=0", "rollout.iteration_s must be null or positive, got 0"),
+        ("rollout.max_staleness=-1", "rollout.max_staleness must not be negative, got -1"),
+        ("rollout.asynchronous=true", "rollout.max_staleness must be at least 1 with rollout.asynchronous"),
+        (
+            "rollout.asynchronous=true rollout.max_staleness=1 rollout.iteration_s=3",
+            "rollout.iteration_s must be null with rollout.asynchronous",
+        ),
+        ("algorithm.importance_cap=0.5", "algorithm.importance_cap must be null or at least 1, got 0.5"),
         (
             "kinds.chat.group_size=6 +kinds.chat.max_tokens=600",
             "kinds.chat.max_tokens must be null, or from",

@@ -13,7 +13,9 @@ from rl.collect import Collector, rollout_metrics
 from rl.config import KindConfig
 from rl.critic_learner import CriticLearner
 from rl.errors import EngineLostError, WorkerFailedError
+from rl.gate import Gate
 from rl.joint import JointCollector
+from rl.rollout import RolloutLimits
 from rl.types import Fault, Score, Task, WeightVersion
 from rl.workers.rollout_pool import RolloutPool
 
@@ -49,17 +51,20 @@ def joint(engine, *, weight=1.0, kinds=None, judge_engine=None):
 
     def collector(engine, score):
         return Collector(
-            engine=engine, chat=Letters(), envs={"single_turn": SingleTurn}, score=score, context=400, max_tokens=60,
-            seed=0, run=asyncio.run, judge=one.judge,
+            engine=engine, chat=Letters(), envs={"single_turn": SingleTurn}, score=score, seed=0,
+            limits=RolloutLimits(max_tokens=60, context=400), run=asyncio.run, judge=one.judge,
         )  # fmt: skip
 
+    gate = Gate(engine=engine)
     return JointCollector(
-        policy=collector(engine, score),
+        policy=collector(gate, score),
         critic=one,
         judging=collector(judge_engine or engine, one.score),
         kinds=kinds or {},
         group_size=4,
-        temperature=1.0,
+        temperature=lambda kind, iteration: 1.0,
+        gate=gate,
+        per_iteration=2,
     )
 
 
@@ -188,7 +193,7 @@ def separate(answers, tmp_path):
     learner = CriticLearner(
         critic=one, shared=False, run=asyncio.run, folder=tmp_path, trainer=trainer, publisher=Publisher()
     )
-    learner.follow(WeightVersion(number=7, buckets=(), digest=""))
+    learner.follow(7)
     return learner
 
 
@@ -224,7 +229,7 @@ def test_a_refresh_that_helps_is_kept(tmp_path):
 
 def test_shared_weights_learn_with_the_policys(tmp_path):
     learner = CriticLearner(critic=critic(judge()), shared=True, run=asyncio.run, folder=tmp_path)
-    learner.follow(WeightVersion(number=9, buckets=(), digest=""))
+    learner.follow(9)
     assert learner.critic.judge.newest == 9
     assert learner.joined(["group"], ["lesson"]) == ["group", "lesson"]
     assert learner.learn([]) == {}

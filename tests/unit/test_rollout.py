@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from fakes import Letters
+from fakes import Letters, Uninterrupted
 
 from envs.base import Step
 from envs.single_turn import SingleTurn
@@ -12,13 +12,13 @@ from rewards.math import math_answer
 from rewards.scoring import evaluate
 from rl.collect import Collector, rollout_metrics
 from rl.evaluate import Evaluation, Evaluator, mean_interval, pass_at_k
-from rl.rollout import run_rollout
+from rl.rollout import Episode, RolloutLimits
 from rl.types import EndReason, Fault, Rollout, Sample, Score, Segment, Task
 
 TASK = Task(id="t", kind="math", messages=({"role": "user", "content": "2"},), fields={"answer": "2"}, tags=("even",))
 
 
-class Script:
+class Script(Uninterrupted):
     """An engine that says the next line of a script, cut to the request's length."""
 
     def __init__(self, *lines):
@@ -47,12 +47,12 @@ class Broken(SingleTurn):
         raise RuntimeError("no such door")
 
 
-def roll(engine, env=None, max_tokens=50, context=100):
+def roll(engine, env=None, max_tokens=50, context=100, **limits):
     return asyncio.run(
-        run_rollout(
-            TASK, env=env or SingleTurn(), engine=engine, chat=Letters(), max_tokens=max_tokens, context=context,
-            temperature=1.0, seed=7,
-        )
+        Episode(
+            name="r", task=TASK, env=env or SingleTurn(), engine=engine, chat=Letters(), temperature=1.0, seed=7,
+            limits=RolloutLimits(max_tokens=max_tokens, context=context, **limits),
+        ).run()
     )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def collector(engine):
     runner = asyncio.Runner()
     return Collector(
         engine=engine, chat=Letters(), envs={"single_turn": SingleTurn, "broken": Broken}, score=score, run=runner.run,
-        context=100, max_tokens=50, seed=0,
+        limits=RolloutLimits(max_tokens=50, context=100), seed=0,
     )  # fmt: skip
 
 
