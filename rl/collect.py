@@ -152,6 +152,8 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "rollout/entropy": -_mean(logprobs),
         **{f"fault/{FAULT_NAMES.get(f, f'reward/{f}')}": float(sum(s.fault is f for s in scores)) for f in Fault},
     }
+    unclosed = [r for r in rollouts if r.error and r.end_reason not in (EndReason.ENV_ERROR, EndReason.ABORTED)]
+    metrics["fault/env_close"] = float(len(unclosed))
     for reason in sorted({r.end_reason for r in rollouts}):
         metrics[f"rollout/end/{reason}"] = _mean([float(r.end_reason is reason) for r in rollouts])
     for part in sorted({name for s in scores for name in s.parts}):

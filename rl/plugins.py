@@ -9,6 +9,8 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from rl.errors import ToolMissingError
+
 REWARDS = "closedloop.rewards"
 """Entry-point group under which installed packages offer rewards by name."""
 
@@ -26,7 +28,7 @@ def build(spec: Mapping[str, Any], *, name: str, partial: bool = False) -> Any:
         return instantiate(spec, _partial_=partial, _convert_="all", _recursive_=False)
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, ValueError):
+        if isinstance(cause, ValueError | ToolMissingError):
             raise ValueError(f"{name}: {cause}") from error
         detail = " ".join(str(cause or error).split())
         raise ValueError(

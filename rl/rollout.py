@@ -169,7 +169,8 @@ class Episode:
     async def _ask_env(self, answer: Awaitable[T]) -> T:
         started = time.monotonic()
         try:
-            return await asyncio.wait_for(answer, self.limits.env_deadline_s)
+            async with asyncio.timeout(self.limits.env_deadline_s):
+                return await answer
         except TimeoutError as error:
             raise EnvError(f"the environment gave no answer within {self.limits.env_deadline_s:g} s") from error
         except Exception as error:
@@ -180,7 +181,8 @@ class Episode:
     async def _close(self) -> str | None:
         """What went wrong at closing, if anything did: the rollout counts all the same."""
         try:
-            await asyncio.wait_for(self.env.close(), self.limits.env_deadline_s)
+            async with asyncio.timeout(self.limits.env_deadline_s):
+                await self.env.close()
         except Exception as error:  # noqa: BLE001 - as above
             return f"the environment did not close: {error!r}"
         return None

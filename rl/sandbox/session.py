@@ -41,12 +41,20 @@ class Session:
         self._limits = limits
         self._packages = [str(path) for path in packages]
         self._isolated = reason is None
+        self._turn = asyncio.Lock()
         self._process: Any = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """The guest's answer (``rl/sandbox/guest/session.py``). Raises ``SessionLostError``."""
+        """The guest's answer (``rl/sandbox/guest/session.py``), one request after the other.
+
+        Raises ``SessionLostError``.
+        """
+        async with self._turn:
+            return await self._ask(operation, arguments)
+
+    async def _ask(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self._writer is None:
             await self._start()
         try:

@@ -81,6 +81,19 @@ def test_it_sees_neither_the_machine_nor_a_network():
     assert set(environment.split()) <= {"HOME", "LANG", "LC_CTYPE", "PATH", "PWD", "PYTHONDONTWRITEBYTECODE"}
 
 
+def test_calls_of_one_turn_follow_each_other_in_one_interpreter():
+    async def turn():
+        env = ToolEnv(tools=[{"_target_": "envs.python_tool.Python"}])
+        await env.reset(Task(id="t", kind="tools", messages=()))
+        codes = ("x = 2", "x = x ** 5", "x")
+        calls = "".join(f'<|call|>{{"name": "python", "arguments": {{"code": "{c}"}}}}<|/call|>' for c in codes)
+        step = await env.step(read_turn(calls, STARTER, number=0))
+        await env.close()
+        return [m["content"] for m in step.messages]
+
+    assert asyncio.run(turn()) == ["(no output)", "(no output)", "32"]
+
+
 def test_files_and_shell():
     async def work():
         session = Session(Limits(wall_s=5))

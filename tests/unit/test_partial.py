@@ -10,7 +10,7 @@ from fakes import Letters
 
 from envs.base import Opening, Step
 from envs.single_turn import SingleTurn
-from rl.collect import Collector
+from rl.collect import Collector, rollout_metrics
 from rl.gate import Gate
 from rl.in_flight import group_from, record_of
 from rl.joint import JointCollector
@@ -290,6 +290,8 @@ def test_an_environment_that_does_not_close_does_not_cost_the_rollout(runner):
     rollout = runner.run(episode.run())
     assert rollout.end_reason is EndReason.STOP
     assert "did not close" in rollout.error
+    counted = rollout_metrics([group(rollout)])
+    assert (counted["fault/env_close"], counted["fault/env"]) == (1.0, 0.0)
 
 
 def rollout(*pieces):
