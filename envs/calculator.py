@@ -40,7 +40,12 @@ class Calculator:
 
     async def call(self, arguments: Mapping[str, Any]) -> str:
         value = evaluate(arguments["expression"])
-        return str(value.numerator) if value.denominator == 1 else f"{float(value):.12g}"
+        if value.denominator == 1:
+            return str(value.numerator)
+        try:
+            return f"{float(value):.12g}"
+        except OverflowError as error:
+            raise ToolError("the value is too large for a decimal") from error
 
     async def close(self) -> None:
         pass

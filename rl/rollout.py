@@ -92,6 +92,8 @@ class Episode:
                 return step.end
             if not step.messages:
                 raise EnvError("the environment must say something or end the rollout, got neither")
+            if not all(isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in step.messages):
+                raise EnvError(f"messages must have role and content, both text, got {step.messages}")
             self.messages.extend(step.messages)
             self._hear(self.chat.continuation_ids(step.messages))
 

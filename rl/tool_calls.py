@@ -117,7 +117,7 @@ def _read_call(name: str | None, body: str, number: int) -> ToolCall:
     arguments: Any = {}
     try:
         value = json.loads(body)
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         error = f"the call is not valid JSON: {problem}"
     else:
         if name is not None:

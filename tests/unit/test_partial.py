@@ -271,7 +271,15 @@ class Mute(SingleTurn):
         return Step()
 
 
-@pytest.mark.parametrize(("env", "error"), [(Hung, "no answer within 0.05 s"), (Mute, "say something or end")])
+class Garbled(SingleTurn):
+    async def step(self, message):
+        return Step(messages=[{"role": "tool", "content": None}])
+
+
+@pytest.mark.parametrize(
+    ("env", "error"),
+    [(Hung, "no answer within 0.05 s"), (Mute, "say something or end"), (Garbled, "must have role and content")],
+)
 def test_a_hung_or_silent_environment_is_a_recorded_fault(runner, env, error):
     limits = RolloutLimits(max_tokens=9, context=99, env_deadline_s=0.05)
     episode = Episode(

@@ -52,6 +52,7 @@ def test_a_call_ends_open_thoughts_and_a_cut_one_is_malformed(form):
         ('{"name": 3}', "the call must be"),
         ('{"name": "add", "arguments": [1]}', "must be a JSON object"),
         ("", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
     ],
 )
 def test_malformed_calls_say_what_is_wrong(body, error):

@@ -121,6 +121,11 @@ def test_what_is_no_arithmetic_is_refused(expression):
     assert time.monotonic() - started < 0.1
 
 
+def test_a_value_beyond_decimals_is_the_policys_mistake_and_no_fault():
+    with pytest.raises(ToolError, match="too large"):
+        asyncio.run(Calculator().call({"expression": "9**900/7"}))
+
+
 def test_shortened():
     assert shortened("abc", 3) == "abc"
     assert shortened("abcdef", 4) == "ab\n[...]\nef"
