@@ -74,7 +74,7 @@ class Judge:
             rollout = await Episode(
                 name="",
                 task=question,
-                env=SingleTurn(),
+                make_env=SingleTurn,
                 engine=self.engine,
                 chat=self.chat,
                 limits=RolloutLimits(max_tokens=self.max_tokens, context=self.context),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rl.types import EndReason, Message, Task
@@ -18,14 +18,31 @@ class Opening:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What an environment wants a model to say in a conversation of its own: the next turn after ``messages``.
+
+    ``by`` names who says it: ``policy``, the model that is trained, or ``critic``, a separate or frozen critic.
+    """
+
+    messages: Sequence[Message]
+    max_tokens: int
+    temperature: float = 1.0
+    by: str = "policy"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """The environment's reply to a policy turn: messages to add, and why the rollout ends, if it does.
 
-    ``EndReason.truncated`` tells an end that came from outside (a limit) from one that the task itself brought.
+    ``EndReason.truncated`` tells an end that came from outside (a limit) from one that the task itself brought. With
+    ``ask`` the environment cannot reply yet; what the model says goes to ``Asking.hear``, which replies in its stead.
     """
 
     messages: Sequence[Message] = ()
     end: EndReason | None = None
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+    """With ``end``: how it ended, for rewards (``Rollout.outcome``). Must be JSON."""
+    ask: Ask | None = None
 
 
 class Env(Protocol):
@@ -45,4 +62,12 @@ class Env(Protocol):
 
     async def close(self) -> None:
         """Give back what was taken. Called once, after whatever end, a failed ``reset`` too."""
+        ...
+
+
+class Asking(Env, Protocol):
+    """An environment that has a model speak for it, a simulated user for example."""
+
+    async def hear(self, text: str) -> Step:
+        """Take what the model said to the last ``Ask``, and reply to the policy, or ask again."""
         ...

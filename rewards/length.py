@@ -1,8 +1,9 @@
-"""Length rewards: a limit for each rollout, and K1.5's comparison within a group."""
+"""Length rewards: a limit for each rollout, K1.5's comparison within a group, and what budgets cost (K2, K2.5)."""
 
 from __future__ import annotations
 
 from rewards.base import reward
+from rl.budget import over_budget
 from rl.types import Rollout, RolloutGroup, Task
 
 
@@ -40,3 +41,36 @@ class LengthReward:
             term = 0.5 - (length - low) / (high - low)
             values.append(self._weight * (term if score.value >= self._pass_value else min(0.0, term)))
         return values
+
+
+class OverBudget:
+    """A rollout that was cut at its budget, or went beyond, loses ``penalty`` (K2 §3.2.3)."""
+
+    def __init__(self, *, penalty: float) -> None:
+        if penalty < 0:
+            raise ValueError(f"penalty must not be negative, got {penalty}")
+        self._penalty = penalty
+
+    def __call__(self, group: RolloutGroup, *, iteration: int) -> list[float]:
+        return [-self._penalty * over_budget(r) for r in group.rollouts]
+
+
+class Toggle:
+    """In every other stretch of ``window`` iterations a budget holds, where the policy can afford it (K2.5 §4.4.2).
+
+    Then a rollout over its budget earns nothing, if the group's mean score is at least ``threshold``; in the other
+    stretches length is free, so that it is not unlearnt to think. For budgets that do not cut (``budget.cut=false``).
+    """
+
+    def __init__(self, *, window: int = 5, threshold: float = 0.5) -> None:
+        if window < 1:
+            raise ValueError(f"window must be at least 1, got {window}")
+        self._window = window
+        self._threshold = threshold
+
+    def __call__(self, group: RolloutGroup, *, iteration: int) -> list[float]:
+        scores = [s.value for s in group.scores if s.fault is None]
+        free = (iteration // self._window) % 2 == 1
+        if free or not scores or sum(scores) / len(scores) < self._threshold:
+            return [0.0] * len(group.rollouts)
+        return [-s.value * over_budget(r) for r, s in zip(group.rollouts, group.scores, strict=True)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl.packing import Plan, plan_micro_batches
-from rl.types import Rollout, RolloutGroup
+from rl.types import Rollout, RolloutGroup, Segment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,11 +30,14 @@ class WeightedRollout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """Sequences for one forward and backward pass of one rank. Those with one prompt share it: it is laid down once."""
+    """Sequences for one forward and backward pass of one rank. Those with one prompt share it: it is laid down once.
+
+    A rollout is one sequence and has a row for each of its views.
+    """
 
     token_ids_N: NDArray[np.int64]
     rows: Sequence[Sequence[range]]
-    """Each sequence as stretches of ``token_ids_N``."""
+    """Each view of a sequence as stretches of ``token_ids_N``."""
     sampled_T: NDArray[np.int64]
     """Ids of the sampled tokens."""
     predict_at_T: NDArray[np.int64]
@@ -98,15 +101,15 @@ def make_batch(sequences: Sequence[WeightedRollout], *, ranks: int, max_tokens: 
     )
 
 
-def _prompt(sequence: WeightedRollout) -> tuple[int, ...]:
-    first = sequence.rollout.segments[0]
-    return () if first.from_model else tuple(first.token_ids)
+def _prompt(view: Sequence[Segment]) -> tuple[int, ...]:
+    return () if view[0].from_model else tuple(view[0].token_ids)
 
 
 def _cost(bundle: Sequence[WeightedRollout]) -> int:
-    """Tokens to compute for sequences with one prompt."""
-    prompt = len(_prompt(bundle[0]))
-    return prompt + sum(len(s.rollout.token_ids) - prompt for s in bundle)
+    """Tokens to compute for sequences that are laid down together."""
+    views = [view for sequence in bundle for view in sequence.rollout.views]
+    prompts = {_prompt(view) for view in views}
+    return sum(map(len, prompts)) + sum(sum(len(s.token_ids) for s in view) - len(_prompt(view)) for view in views)
 
 
 def _bundles(sequences: Sequence[WeightedRollout], max_tokens: int) -> list[list[int]]:
@@ -114,7 +117,7 @@ def _bundles(sequences: Sequence[WeightedRollout], max_tokens: int) -> list[list
     open_bundles: dict[tuple[int, ...], list[int]] = {}
     bundles = []
     for i, sequence in enumerate(sequences):
-        prompt = _prompt(sequence)
+        prompt = _prompt(sequence.rollout.views[0])
         bundle = open_bundles.get(prompt)
         if bundle is None or _cost([*(sequences[j] for j in bundle), sequence]) > max_tokens:
             bundle = open_bundles[prompt] = []
@@ -138,22 +141,20 @@ def make_micro_batch(sequences: Sequence[WeightedRollout]) -> MicroBatch:
             temperatures_S=np.ones(1, np.float32),
             supervised_S=np.zeros(1, bool),
         )
-    ids, rows = _lay_down(sequences)
+    ids, rows, owners = _lay_down(sequences)
     places = [np.concatenate([np.arange(span.start, span.stop) for span in row]) for row in rows]
-    masks = [np.array(s.rollout.loss_mask, bool) for s in sequences]
-    for mask in masks:
-        mask[0] = False  # nothing predicts a sequence's first token
+    masks = [_sampled(view) for sequence in sequences for view in sequence.rollout.views]
     at_T = np.concatenate([place[:-1][mask[1:]] for place, mask in zip(places, masks, strict=True)])
     sampled_at_T = np.concatenate([place[mask] for place, mask in zip(places, masks, strict=True)])
+    logprobs = [np.array(s.rollout.sampler_logprobs, np.float32) for s in sequences]
+    sampled = [np.concatenate([m for m, o in zip(masks, owners, strict=True) if o == i]) for i in range(len(sequences))]
     return MicroBatch(
         token_ids_N=ids,
         rows=rows,
         sampled_T=ids[sampled_at_T],
         predict_at_T=at_T,
-        seq_ids_T=np.repeat(np.arange(len(sequences)), [int(mask.sum()) for mask in masks]),
-        sampler_logprobs_T=np.concatenate(
-            [np.array(s.rollout.sampler_logprobs, np.float32)[mask] for s, mask in zip(sequences, masks, strict=True)]
-        ),
+        seq_ids_T=np.repeat(owners, [int(mask.sum()) for mask in masks]),
+        sampler_logprobs_T=np.concatenate([x[mask] for x, mask in zip(logprobs, sampled, strict=True)]),
         advantages_S=np.array([s.advantage for s in sequences], np.float32),
         weights_S=np.array([s.weight for s in sequences], np.float32),
         temperatures_S=np.array([s.rollout.temperature for s in sequences], np.float32),
@@ -161,17 +162,25 @@ def make_micro_batch(sequences: Sequence[WeightedRollout]) -> MicroBatch:
     )
 
 
-def _lay_down(sequences: Sequence[WeightedRollout]) -> tuple[NDArray[np.int64], list[list[range]]]:
-    """All tokens, and where each sequence's are."""
+def _sampled(view: Sequence[Segment]) -> NDArray[np.bool_]:
+    mask = np.array([s.from_model for s in view for _ in s.token_ids], bool)
+    mask[0] = False  # nothing predicts a view's first token
+    return mask
+
+
+def _lay_down(sequences: Sequence[WeightedRollout]) -> tuple[NDArray[np.int64], list[list[range]], list[int]]:
+    """All tokens, where each view's are, and the number of the sequence that it belongs to."""
     ids: list[int] = []
     prompts: dict[tuple[int, ...], range] = {}
-    rows = []
-    for sequence in sequences:
-        prompt, tokens = _prompt(sequence), sequence.rollout.token_ids
-        if prompt not in prompts:
-            prompts[prompt] = range(len(ids), len(ids) + len(prompt))
-            ids += prompt
-        own = range(len(ids), len(ids) + len(tokens) - len(prompt))
-        ids += tokens[len(prompt) :]
-        rows.append([prompts[prompt], own])
-    return np.array(ids, np.int64), rows
+    rows, owners = [], []
+    for number, sequence in enumerate(sequences):
+        for view in sequence.rollout.views:
+            prompt, tokens = _prompt(view), [t for segment in view for t in segment.token_ids]
+            if prompt not in prompts:
+                prompts[prompt] = range(len(ids), len(ids) + len(prompt))
+                ids += prompt
+            own = range(len(ids), len(ids) + len(tokens) - len(prompt))
+            ids += tokens[len(prompt) :]
+            rows.append([prompts[prompt], own])
+            owners.append(number)
+    return np.array(ids, np.int64), rows, owners

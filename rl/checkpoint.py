@@ -27,6 +27,8 @@ class RunState:
     """Optimizer steps done."""
     critic: dict[str, Any]
     """State of the critic, empty without one."""
+    budget: dict[str, Any]
+    """State of the policy that decides on budgets."""
     fingerprint: dict[str, str]
     """Settings that must not change between the parts of a run."""
 

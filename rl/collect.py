@@ -25,6 +25,8 @@ class PendingGroup:
     stream: str
     """Names the occasion ("train/12/3"): equal streams sample with equal seeds."""
     episodes: dict[int, Episode]
+    needed: int
+    """How many of its rollouts make it complete."""
     ended: dict[int, Rollout] = field(default_factory=dict)
     scores: dict[int, Score] = field(default_factory=dict)
 
@@ -41,10 +43,13 @@ class Collector:
     seed: int
     run: Callable[[Coroutine[Any, Any, Any]], Any]
     """Runs a coroutine to its end on the event loop that the engine lives on."""
+    budget: Callable[[Task], tuple[int, int]] | None = None
+    """How many tokens a rollout of a task should take at most, and after how many it is cut; None for what ``limits``
+    say in both cases."""
     judge: Judge | None = None
     """Answers what a reward leaves open."""
-    budgets: Mapping[str, int] = field(default_factory=dict)
-    """``max_tokens`` of kinds of task that have one of their own."""
+    others: Mapping[str, Engine] = field(default_factory=dict)
+    """Models besides the policy that environments may ask, by name."""
     sampled_at: float = 0.0
     """When the last rollout so far was sampled to its end, on the monotonic clock."""
 
@@ -67,33 +72,57 @@ class Collector:
         return result
 
     def begin(
-        self, task: Task, *, size: int, temperature: float, stream: str, limits: RolloutLimits | None = None
+        self,
+        task: Task,
+        *,
+        size: int,
+        temperature: float,
+        stream: str,
+        spare: int = 0,
+        limits: RolloutLimits | None = None,
     ) -> PendingGroup:
-        """One task's group, ready to be sampled. ``limits`` are those of the task's kind, unless others are given."""
+        """One task's group of ``size``, ready to be sampled, and ``spare`` rollouts for the slowest or failed of them.
+
+        ``limits`` are those of the task, unless others are given.
+        """
+        budget, cut = self.budget(task) if self.budget else (self.limits.max_tokens,) * 2
         if limits is None:
-            limits = replace(self.limits, max_tokens=self.budgets.get(task.kind, self.limits.max_tokens))
+            limits = replace(self.limits, max_tokens=cut)
         episodes = {
             k: Episode(
                 name=f"{stream}/{k}",
                 task=task,
-                env=self.envs[task.env](),
+                make_env=self.envs[task.env],
                 engine=self.engine,
                 chat=self.chat,
                 limits=limits,
                 temperature=temperature,
                 seed=_seed(self.seed, stream, k),
+                budget=budget,
+                others=self.others,
             )
-            for k in range(size)
+            for k in range(size + spare)
         }
-        return PendingGroup(task=task, stream=stream, episodes=episodes)
+        return PendingGroup(task=task, stream=stream, episodes=episodes, needed=size)
 
     async def finish(self, group: PendingGroup) -> RolloutGroup:
-        """Sample what is missing of a group, and score what has no score yet."""
-        await asyncio.gather(*(self._attempt(group, k) for k in sorted({*group.episodes, *group.ended})))
+        """Sample what is missing of a group, and score what has no score yet; what is not needed is given up."""
+        attempts = {asyncio.ensure_future(self._attempt(group, k)) for k in sorted({*group.episodes, *group.ended})}
+        try:
+            waiting = attempts
+            while waiting and sum(s.fault is None for s in group.scores.values()) < group.needed:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for attempt in done:
+                    attempt.result()
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
+        group.episodes.clear()
         return RolloutGroup(
             task=group.task,
-            rollouts=tuple(group.ended[k] for k in sorted(group.ended)),
-            scores=tuple(group.scores[k] for k in sorted(group.ended)),
+            rollouts=tuple(group.ended[k] for k in sorted(group.scores)),
+            scores=tuple(group.scores[k] for k in sorted(group.scores)),
         )
 
     async def _attempt(self, group: PendingGroup, number: int) -> None:
@@ -112,6 +141,7 @@ class Collector:
                 segments=(),
                 messages=(),
                 end_reason=EndReason.ABORTED,
+                budget=episode.budget,
                 error=str(error),
             )
         self.sampled_at = max(self.sampled_at, time.monotonic())
@@ -150,6 +180,8 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "rollout/length/mean": _mean(lengths),
         "rollout/length/max": float(max(lengths, default=0)),
         "rollout/entropy": -_mean(logprobs),
+        "rollout/prefix_reuse": sum(r.cached_tokens for r in rollouts) / max(1, sum(r.prompt_tokens for r in rollouts)),
+        "rollout/views": _mean([float(1 + sum(s.new_view for s in r.segments)) for r in rollouts]),
         **{f"fault/{FAULT_NAMES.get(f, f'reward/{f}')}": float(sum(s.fault is f for s in scores)) for f in Fault},
     }
     unclosed = [r for r in rollouts if r.error and r.end_reason not in (EndReason.ENV_ERROR, EndReason.ABORTED)]

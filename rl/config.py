@@ -87,8 +87,17 @@ class RolloutConfig:
     """Rollouts per task (K)."""
     max_tokens: int = 96
     """Most tokens that the policy may write per rollout; a longer one is cut and ends with reason ``budget``."""
+    spare: int = 0
+    """Rollouts begun per task beyond ``group_size``. Once ``group_size`` have ended the others are given up: nobody
+    waits for the slowest, and what is long is seen less often."""
     turn_tokens: int | None = None
     """Most tokens of one policy turn, for environments of many; null leaves a turn the whole budget."""
+    keep_outputs: int | None = None
+    """When the context has no room for a turn any more, all tool outputs but so many newest are hidden; null ends the
+    rollout instead. Needs ``turn_tokens``."""
+    repetitions: int | None = 8
+    """A rollout that says a stretch of up to 64 tokens so often in a row ends with reason ``repetition``; null lets it
+    go on."""
     env_deadline_s: float = 120.0
     """Longest time for one answer of an environment; a slower one is a fault (``fault/env``)."""
     temperature: float = 1.0
@@ -116,6 +125,17 @@ class RolloutConfig:
     enforce_eager: bool = True
     deadline_s: float = 600.0
     """Longest time that an engine may be silent while it owes answers."""
+
+
+@dataclass
+class BudgetConfig:
+    """How many tokens a rollout should take, where that is less than ``rollout.max_tokens`` or its kind's."""
+
+    policy: dict[str, Any] = field(default_factory=lambda: {"_target_": "rl.budget.Fixed"})
+    cut: bool = True
+    """End a rollout at its budget. Otherwise only rewards know of it (``rewards.length.Toggle``)."""
+    penalty: float = 0.25
+    """Taken off the score of a training rollout that was cut at its budget, or went beyond."""
 
 
 @dataclass
@@ -270,6 +290,7 @@ class Config:
     env: dict[str, Any] = field(default_factory=dict)
     """Environment classes by the name that tasks call them."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
@@ -368,6 +389,17 @@ def _validate_rollout(config: Config) -> None:
     for name in ("iteration_s", "last_temperature"):
         value = getattr(rollout, name)
         require(value is None or value > 0, f"rollout.{name}", "must be null or positive", value)
+    for name, least in (("keep_outputs", 0), ("repetitions", 2)):
+        value = getattr(rollout, name)
+        require(value is None or value >= least, f"rollout.{name}", f"must be null or at least {least}", value)
+    require(
+        rollout.keep_outputs is None or rollout.turn_tokens is not None,
+        "rollout.turn_tokens",
+        "must be set with rollout.keep_outputs, because it says when the context is too full for a turn",
+        rollout.turn_tokens,
+    )
+    require(rollout.spare >= 0, "rollout.spare", "must not be negative", rollout.spare)
+    require(config.budget.penalty >= 0, "budget.penalty", "must not be negative", config.budget.penalty)
     require(rollout.max_staleness >= 0, "rollout.max_staleness", "must not be negative", rollout.max_staleness)
     cap = config.algorithm.importance_cap
     require(cap is None or cap >= 1, "algorithm.importance_cap", "must be null or at least 1", cap)

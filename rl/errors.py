@@ -11,6 +11,10 @@ class EngineLostError(WorkerFailedError):
     """An engine died with requests in flight, but others live: what it owed is lost, and the run can go on."""
 
 
+class EnvLostError(RuntimeError):
+    """The process that an environment ran in died; a new environment can be brought to where the rollout stands."""
+
+
 class WeightMismatchError(RuntimeError):
     """An engine does not hold the weights that were published; the text names the tensors."""
 

@@ -56,6 +56,12 @@ class Evaluator:
         rates = [self._passed(group) / self.samples for group in sampled]
         mean, low, high = mean_interval(rates)
         lengths = [r.completion_tokens for g in sampled for r in g.rollouts]
+        right = [
+            r.completion_tokens
+            for g in sampled
+            for r, s in zip(g.rollouts, g.scores, strict=True)
+            if s.fault is None and s.value >= self.pass_value
+        ]
         scores = [s.value for g in sampled for s in g.scores if s.fault is None]
         metrics = {
             "pass_rate": mean,
@@ -65,6 +71,8 @@ class Evaluator:
             "score": sum(scores) / len(scores) if scores else 0.0,
             "length/mean": sum(lengths) / len(lengths),
         }
+        if right:
+            metrics["length/correct"] = sum(right) / len(right)
         for k in sorted({1, self.samples}):
             values = [pass_at_k(self._passed(group), self.samples, k) for group in sampled]
             metrics[f"pass_at/{k}"] = sum(values) / len(values)

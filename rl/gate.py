@@ -59,7 +59,7 @@ class Gate:
             self._inside.discard(request.session)
             self._left.set()
         self._used[request.session] += len(sample.token_ids)
-        return replace(sample, interrupted=True) if cut and not sample.stopped else sample
+        return replace(sample, interrupted=True) if cut and not (sample.stopped or sample.repetitive) else sample
 
     async def _admission(self, session: str) -> int | None:
         """Wait until the rollout may go on; returns how many tokens it may still sample, None for any number."""

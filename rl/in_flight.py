@@ -16,11 +16,19 @@ def record_of(group: PendingGroup) -> dict[str, Any]:
     return {
         "task": asdict(group.task),
         "stream": group.stream,
-        "size": len(group.episodes) + len(group.ended),
+        "rollouts": len(group.episodes) + len(group.ended),
+        "needed": group.needed,
         "temperature": sampled.temperature if sampled else next(iter(group.ended.values())).temperature,
         "limits": asdict(sampled.limits) if sampled else None,
         "episodes": {
-            str(k): {"segments": [asdict(s) for s in e.segments], "messages": e.messages}
+            str(k): {
+                "segments": [asdict(s) for s in e.segments],
+                "messages": e.messages,
+                "heard": e.heard,
+                "budget": e.budget,
+                "prompt_tokens": e.prompt_tokens,
+                "cached_tokens": e.cached_tokens,
+            }
             for k, e in group.episodes.items()
         },
         "ended": {str(k): asdict(rollout) for k, rollout in group.ended.items()},
@@ -33,7 +41,8 @@ def group_from(record: Mapping[str, Any], collector: Collector) -> PendingGroup:
     limits = record["limits"]
     group = collector.begin(
         Task(**{**task, "messages": tuple(task["messages"]), "tags": tuple(task["tags"])}),
-        size=record["size"],
+        size=record["needed"],
+        spare=record["rollouts"] - record["needed"],
         temperature=record["temperature"],
         stream=record["stream"],
         limits=None if limits is None else replace(collector.limits, **limits),
@@ -41,7 +50,9 @@ def group_from(record: Mapping[str, Any], collector: Collector) -> PendingGroup:
     for number, state in record["episodes"].items():
         episode = group.episodes[int(number)]
         episode.segments = [_segment(s) for s in state["segments"]]
-        episode.messages = list(state["messages"])
+        episode.messages, episode.heard = list(state["messages"]), list(state["heard"])
+        episode.budget = state["budget"]
+        episode.prompt_tokens, episode.cached_tokens = state["prompt_tokens"], state["cached_tokens"]
     for number, rollout in record["ended"].items():
         del group.episodes[int(number)]
         group.ended[int(number)] = Rollout(

@@ -46,6 +46,10 @@ class Harvest:
     pending: int
     """Groups that go on in the next iteration."""
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {"rollout/pending": float(self.pending)}
+
 
 @dataclass(kw_only=True)
 class _Running:
@@ -75,6 +79,8 @@ class JointCollector:
     gate: Gate
     per_iteration: int
     """Groups that an iteration begins, and asynchronously also ends with."""
+    spare: int = 0
+    """Rollouts begun per task beyond those that a group needs."""
     iteration_s: float | None = None
     ahead: int = 0
     """Iterations that rollouts may be ahead of training. Unless it is 0, they go on while the trainer works."""
@@ -178,6 +184,7 @@ class JointCollector:
         group = self.policy.begin(
             task,
             size=own.group_size or self.group_size,
+            spare=self.spare,
             temperature=temperature,
             stream=stream,
         )

@@ -11,40 +11,13 @@ and checkpoints happen between iterations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
-from rl.checkpoint import Checkpoints, RunState
 from rl.collect import rollout_metrics
-from rl.config import Config
-from rl.critic_learner import CriticLearner
-from rl.evaluate import Evaluation
-from rl.joint import JointCollector
-from rl.protocols import GroupReward, TaskStream, Tracker, Trainer
 from rl.shaping import shape
-from rl.staleness import learnable, staleness_metrics
+from rl.staleness import learnable
+from rl.system import System
 from rl.tracking.clock import Clock, throughput, timed
-from rl.weights.publish import Publisher
-
-
-@dataclass(kw_only=True)
-class System:
-    """The parts of a run, wired together by ``rl.launch``."""
-
-    config: Config
-    fingerprint: dict[str, str]
-    stream: TaskStream
-    collector: JointCollector
-    critic: CriticLearner
-    shaping: Mapping[str, GroupReward]
-    trainer: Trainer
-    publisher: Publisher
-    evaluation: Evaluation
-    checkpoints: Checkpoints
-    tracker: Tracker
-    stop_requested: Callable[[], bool]
-    seconds_since_start: Callable[[], float]
 
 
 def run(system: System) -> int:
@@ -53,7 +26,7 @@ def run(system: System) -> int:
     Continues from the newest checkpoint, if there is one. Returns the number of iterations done.
     """
     config = system.config
-    done = restore(system)
+    done = system.restore()
     system.critic.follow(system.trainer.version)
     _, first = system.publisher.publish()
     if done == 0:
@@ -67,13 +40,13 @@ def run(system: System) -> int:
         clock.split("time/rollout_s", "time/reward_s", harvest.reward_s)
         clock.split("time/rollout_s", "time/judge_s", harvest.judge_s)
         system.stream.observe(harvest.groups)
+        ledger = system.budgets.observe(harvest.groups, iteration=done)
         groups = shape(harvest.groups, system.shaping, iteration=done)
-        learnt = system.critic.joined(groups, harvest.lessons)
-        oldest = system.trainer.oldest
-        metrics = staleness_metrics(learnt, version=system.trainer.version, oldest=oldest)
+        joined = system.critic.joined(groups, harvest.lessons)
+        learnt, metrics = learnable(joined, version=system.trainer.version, oldest=system.trainer.oldest)
 
         with clock.span("time/update_s"):
-            metrics |= system.collector.beside(partial(system.trainer.update, learnable(learnt, oldest=oldest)))
+            metrics |= system.collector.beside(partial(system.trainer.update, learnt))
 
         with clock.span("time/refresh_s"):
             metrics |= system.critic.learn(harvest.lessons)
@@ -82,8 +55,7 @@ def run(system: System) -> int:
             system.critic.follow(system.trainer.version)
             metrics |= system.publisher.publish()[1]
 
-        metrics |= rollout_metrics(groups) | system.critic.metrics(harvest.lessons)
-        metrics["rollout/pending"] = float(harvest.pending)
+        metrics |= rollout_metrics(groups) | ledger | system.critic.metrics(harvest.lessons) | harvest.metrics
         metrics |= clock.metrics()
         metrics |= throughput(metrics)
         if done % config.evaluation.every == 0 or done == config.iterations:
@@ -95,30 +67,5 @@ def run(system: System) -> int:
         system.tracker.log(done, metrics, [*groups, *harvest.lessons])
         if done % config.checkpoint.every == 0 or done == config.iterations or stopping:
             with clock.span("time/checkpoint_s"):
-                save(system, done)
+                system.save(done)
     return done
-
-
-def save(system: System, done: int) -> None:
-    """Checkpoint the run as it stands after ``done`` iterations."""
-    state = RunState(
-        iteration=done,
-        stream=system.stream.state(),
-        version=system.trainer.version,
-        critic=system.critic.state(),
-        fingerprint=system.fingerprint,
-    )
-    system.checkpoints.save(state, system.trainer.save, system.critic.save, system.collector.save)
-
-
-def restore(system: System) -> int:
-    """Take up the newest checkpoint; returns the iterations it had done, 0 without one."""
-    found = system.checkpoints.newest()
-    if found is None:
-        return 0
-    state, folder = found
-    system.trainer.load(folder, version=state.version)
-    system.stream.restore(state.stream)
-    system.critic.load(folder, state.critic)
-    system.collector.load(folder)
-    return state.iteration

@@ -21,6 +21,8 @@ from critic.rubrics import RubricSet, load_rubrics
 from envs.base import Opening
 from rewards.base import build_reward, check_fields
 from rewards.combine import Combined
+from rewards.length import OverBudget
+from rl.budget import BudgetPolicy
 from rl.chat import Chat
 from rl.config import Config, CriticMode, validate
 from rl.errors import ToolMissingError
@@ -66,6 +68,7 @@ class Parts:
     sets: dict[str, EvaluationSet]
     critic: CriticParts | None
     shaping: dict[str, GroupReward]
+    budget: BudgetPolicy
     envs: dict[str, Callable[[], Any]]
     advantage: Callable[[torch.Tensor], torch.Tensor]
     loss: Callable[..., Any]
@@ -85,7 +88,8 @@ def prepare(config: Config) -> Parts:
         reward=build_reward(config.reward),
         sets={name: _evaluation_set(config, name, spec) for name, spec in config.tasks.sets.items()},
         critic=_critic_parts(config),
-        shaping={name: build(spec, name=f"shaping.{name}") for name, spec in config.shaping.items()},
+        shaping=_shaping(config),
+        budget=build(config.budget.policy, name="budget.policy"),
         envs={name: build(spec, name=f"env.{name}", partial=True) for name, spec in config.env.items()},
         advantage=build(config.algorithm.advantage, name="algorithm.advantage", partial=True),
         loss=build(config.algorithm.loss, name="algorithm.loss", partial=True),
@@ -104,6 +108,14 @@ def prepare(config: Config) -> Parts:
 def verified(config: Config, tasks: Sequence[Task]) -> list[Task]:
     """Those that the reward scores in training; the others are the critic's."""
     return [task for task in tasks if task.kind not in config.critic.kinds]
+
+
+def _shaping(config: Config) -> dict[str, GroupReward]:
+    """What is added to scores: what the user names, and the price of going over a budget."""
+    rules: dict[str, GroupReward] = {name: build(spec, name=f"shaping.{name}") for name, spec in config.shaping.items()}
+    if config.budget.penalty:
+        rules["over_budget"] = OverBudget(penalty=config.budget.penalty)
+    return rules
 
 
 def _evaluation_set(config: Config, name: str, spec: Any) -> EvaluationSet:

@@ -8,12 +8,16 @@ from dataclasses import replace
 from rl.types import Rollout, RolloutGroup, Segment
 
 
-def learnable(groups: Sequence[RolloutGroup], *, oldest: int) -> list[RolloutGroup]:
+def learnable(
+    groups: Sequence[RolloutGroup], *, version: int, oldest: int
+) -> tuple[list[RolloutGroup], dict[str, float]]:
     """The groups with all that weights before version ``oldest`` sampled turned into context, which is not learnt.
 
-    So with ``oldest`` the present version, an update learns from the present iteration's segments alone (K1.5 §2.6.2).
+    So with ``oldest`` the present ``version``, an update learns from the present iteration's segments alone (K1.5
+    §2.6.2). Also returns metrics: how many versions the policy's tokens are behind.
     """
-    return [replace(g, rollouts=tuple(_without(r, oldest) for r in g.rollouts)) for g in groups]
+    kept = [replace(g, rollouts=tuple(_without(r, oldest) for r in g.rollouts)) for g in groups]
+    return kept, _ages(groups, version=version, oldest=oldest)
 
 
 def _without(rollout: Rollout, oldest: int) -> Rollout:
@@ -25,11 +29,10 @@ def _without(rollout: Rollout, oldest: int) -> Rollout:
 def _context(segment: Segment, oldest: int) -> Segment:
     if segment.policy_version is None or segment.policy_version >= oldest:
         return segment
-    return Segment(token_ids=segment.token_ids, from_model=False)
+    return replace(segment, from_model=False, sampler_logprobs=(), policy_version=None)
 
 
-def staleness_metrics(groups: Sequence[RolloutGroup], *, version: int, oldest: int) -> dict[str, float]:
-    """How many versions the policy's tokens are behind ``version``. Names as in ``docs/metrics.md``."""
+def _ages(groups: Sequence[RolloutGroup], *, version: int, oldest: int) -> dict[str, float]:
     ages = [
         (version - s.policy_version, len(s.token_ids), s.policy_version >= oldest)
         for g in groups

@@ -84,6 +84,8 @@ class Sample:
     """True if the engine stopped before the request was through, because its weights were about to change."""
     cached_tokens: int = 0
     """How many of the prompt's tokens were still in the engine's cache."""
+    repetitive: bool = False
+    """True if the engine cut it because it said one thing over and over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +98,9 @@ class Segment:
     """One per token where ``from_model``, else empty."""
     policy_version: int | None = None
     """Version of the weights that sampled it; None for environment text."""
+    new_view: bool = False
+    """True where the engine sees nothing of the segments before it: the conversation begins here once more, with old
+    tool outputs hidden. What the policy had said is context in it, and is learnt where it was sampled."""
 
     def __post_init__(self) -> None:
         if self.from_model and len(self.sampler_logprobs) != len(self.token_ids):
@@ -116,6 +121,14 @@ class Rollout:
     end_reason: EndReason
     temperature: float = 1.0
     """At which it was sampled, and of which its logprobs are."""
+    budget: int | None = None
+    """Tokens that it should have taken at most; see ``rl.budget``."""
+    prompt_tokens: int = 0
+    """Of all requests to the engine."""
+    cached_tokens: int = 0
+    """Those of ``prompt_tokens`` that the engine had in its cache."""
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+    """What the environment has to say about how it ended, for rewards: a patch, the state of a world."""
     timings: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
 
@@ -124,6 +137,16 @@ class Rollout:
         """Text of the policy's last message, empty if it said nothing."""
         said = [m["content"] for m in self.messages if m["role"] == "assistant"]
         return str(said[-1]) if said else ""
+
+    @property
+    def views(self) -> list[tuple[Segment, ...]]:
+        """The segments as the engine saw them: more than one view if old tool outputs were hidden on the way."""
+        views: list[list[Segment]] = []
+        for segment in self.segments:
+            if not views or segment.new_view:
+                views.append([])
+            views[-1].append(segment)
+        return [tuple(view) for view in views]
 
     @property
     def token_ids(self) -> list[int]:

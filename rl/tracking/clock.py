@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import psutil
+
 STEPS = ("time/rollout_s", "time/reward_s", "time/judge_s", "time/update_s", "time/refresh_s", "time/publish_s")
 """What an iteration is for."""
 
@@ -54,3 +56,8 @@ def throughput(metrics: Mapping[str, float]) -> dict[str, float]:
         for name, count, seconds in pairs
         if count in metrics and metrics.get(seconds, 0.0) > 0
     }
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process was started."""
+    return time.time() - psutil.Process().create_time()

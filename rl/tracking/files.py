@@ -52,6 +52,8 @@ def rollout_records(iteration: int, groups: Sequence[RolloutGroup]) -> Iterator[
                 "prompt": list(group.task.messages),
                 "messages": list(rollout.messages),
                 "end_reason": rollout.end_reason,
+                "outcome": dict(rollout.outcome),
+                "budget": rollout.budget,
                 "score": score.value,
                 "parts": dict(score.parts),
                 "verdicts": dict(score.verdicts),
@@ -62,6 +64,7 @@ def rollout_records(iteration: int, groups: Sequence[RolloutGroup]) -> Iterator[
                 "segments": [
                     {
                         "from_model": s.from_model,
+                        "new_view": s.new_view,
                         "policy_version": s.policy_version,
                         "token_ids": list(s.token_ids),
                         "sampler_logprobs": [round(x, 5) for x in s.sampler_logprobs],

@@ -143,6 +143,7 @@ class RolloutWorker:
                     generate_s=now - self._submitted.pop(a.request_id),
                     interrupted=a.interrupted,
                     cached_tokens=a.cached_tokens,
+                    repetitive=a.repetitive,
                 ),
             )
             for a in answers

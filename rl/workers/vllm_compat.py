@@ -16,6 +16,10 @@ import torch
 
 from rl.types import SampleRequest
 
+REPEATED = (16, 64)
+"""Tokens of a stretch that makes a loop when it is repeated: at least, at most. A shorter one counts as several of it
+together, so a row of dashes is no loop yet."""
+
 
 def prepare_environment(*, threads: int | None) -> None:
     """Set what vLLM reads from the environment. Call before vLLM is imported, in the process that will run it."""
@@ -43,6 +47,7 @@ class Finished:
     interrupted: bool
     cached_tokens: int
     """How much of the prompt was not computed again."""
+    repetitive: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,8 @@ class EngineOptions:
     enforce_eager: bool
     seed: int
     threads: int | None
+    repetitions: int | None = None
+    """So often in a row must a stretch of ``REPEATED`` tokens come for a request to be cut; None cuts none."""
 
 
 def engine_arguments(options: EngineOptions) -> dict[str, Any]:
@@ -104,6 +111,7 @@ class Engine:
         _inspect_models_here()
         self._engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(options)))
         self._stop_token_ids = list(options.stop_token_ids)
+        self._repetitions = options.repetitions
 
     def add(self, request_id: str, request: SampleRequest) -> None:
         """Queue a request. The id must be new."""
@@ -120,8 +128,19 @@ class Engine:
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            repetition_detection=None if request.ignore_eos else self._loops(),
         )
         self._engine.add_request(request_id, {"prompt_token_ids": list(request.prompt_ids)}, params)
+
+    def _loops(self) -> Any:
+        from vllm.sampling_params import RepetitionDetectionParams
+
+        if self._repetitions is None:
+            return None
+        shortest, longest = REPEATED
+        return RepetitionDetectionParams(
+            min_pattern_size=shortest, max_pattern_size=longest, min_count=self._repetitions
+        )
 
     def step(self) -> list[Finished]:
         """Advance every running request by one token; return those that ended."""
@@ -136,6 +155,7 @@ class Engine:
                     token_ids=list(answer.token_ids),
                     logprobs=_chosen_logprobs(answer.logprobs, len(answer.token_ids)),
                     stopped=answer.finish_reason == "stop",
+                    repetitive=answer.finish_reason == "repetition",
                     interrupted=False,
                     cached_tokens=output.num_cached_tokens or 0,
                 )

@@ -164,3 +164,27 @@ def test_supervised_groups_need_no_second_rollout_and_weights_are_shares():
     assert [(s.supervised, s.weight) for s in sequences] == [(True, 0.75)] + [(False, pytest.approx(1 / 12))] * 3
     (micro,) = make_batch(sequences, ranks=1, max_tokens=1000).micro_batches[0]
     assert sorted(micro.supervised_S.tolist()) == [False, False, False, True]
+
+
+def test_views_of_a_rollout_are_one_sequence_and_each_is_computed_on_its_own_context(policy):
+    ids = [10 + (7 * t) % 90 for t in range(30)]
+
+    def said(tokens):
+        return Segment(token_ids=tokens, from_model=True, sampler_logprobs=[-2.0] * len(tokens))
+
+    first = (Segment(token_ids=ids[:12], from_model=False), said(ids[12:16]))
+    second = (Segment(token_ids=ids[:6] + ids[10:18], from_model=False, new_view=True), said(ids[18:24]))
+    long, other = replace(rollout(1, 9), segments=first + second), rollout(2, 8)
+    parts = [replace(long, segments=view) for view in (first, second)]
+    scores = (Score(value=1.0), Score(value=0.0))
+    (two,) = weigh([replace(GROUPS[0], rollouts=(long, other), scores=scores)], group_mean)[:1]
+    (whole,) = make_batch([two], ranks=1, max_tokens=1000).micro_batches[0]
+    assert whole.seq_ids_T.tolist() == [0] * 10
+    assert len(whole.rows) == 2
+    alone = [make_batch([replace(two, rollout=part)], ranks=1, max_tokens=1000).micro_batches[0][0] for part in parts]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            logprobs(policy, whole), torch.cat([logprobs(policy, m) for m in alone]), rtol=0, atol=2e-5
+        )
+    batch = make_batch([two], ranks=1, max_tokens=1000)
+    assert batch.computed_tokens == len(whole.token_ids_N) == 12 + 4 + 14 + 6

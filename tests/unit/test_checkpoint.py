@@ -5,7 +5,7 @@ from rl.checkpoint import Checkpoints, RunState
 
 def state(iteration):
     return RunState(
-        iteration=iteration, stream={"position": 3}, version=iteration, critic={}, fingerprint={"seed": "0"}
+        iteration=iteration, stream={"position": 3}, version=iteration, critic={}, budget={}, fingerprint={"seed": "0"}
     )
 
 

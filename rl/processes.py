@@ -1,0 +1,208 @@
+"""The processes of a run: reward workers, engines and trainer ranks, started side by side and ended with the run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rewards.pool import RewardPool
+from rl.config import Config, CriticMode
+from rl.prepare import EvaluationSet, Parts, verified
+from rl.schedules import learning_rate
+from rl.tasks import first_tasks
+from rl.types import EndReason, Rollout, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Handles of everything that runs beside the driver. ``run`` runs a coroutine on their event loop."""
+
+    trainer: Any
+    pool: Any
+    critic_trainer: Any
+    """None unless the critic is separate."""
+    critic_pool: Any
+    """None unless the critic has engines of its own."""
+    run: Callable[..., Any]
+
+
+@contextmanager
+def reward_pool(config: Config, parts: Parts) -> Iterator[RewardPool]:
+    """The processes that rewards run in, tried out with an empty reply to each kind of task; they end with the context.
+
+    Raises ``ValueError`` if the reward fails at that.
+    """
+    workers = config.reward_pool.workers or min(8, len(os.sched_getaffinity(0)))
+    tasks = [*parts.held_out, *verified(config, first_tasks(parts.train, 64))]
+    with _pool(config, config.reward, tasks, workers) as pool:
+        yield pool
+
+
+@contextmanager
+def set_pool(config: Config, extra: EvaluationSet) -> Iterator[RewardPool]:
+    """The process that scores an evaluation set of its own."""
+    with _pool(config, extra.reward, extra.tasks, 1) as pool:
+        yield pool
+
+
+@contextmanager
+def _pool(config: Config, reward: dict[str, Any], tasks: list[Task], workers: int) -> Iterator[RewardPool]:
+    settings = config.reward_pool
+    pool = RewardPool(reward, workers=workers, deadline_s=settings.deadline_s, memory_mib=settings.memory_mib)
+    try:
+        pool.ready()
+        for task in {task.kind: task for task in tasks}.values():
+            silent = Rollout(task_id=task.id, segments=(), messages=(), end_reason=EndReason.STOP)
+            score = asyncio.run(pool.score(task, silent))
+            if score.fault is not None:
+                raise ValueError(f"reward: it fails on an empty reply to task {task.id} ({score.fault}): {score.error}")
+            if score.questions and config.critic.mode is CriticMode.none:
+                raise ValueError(
+                    f"critic.mode must not be none, because the reward of task {task.id} leaves questions to a judge; "
+                    "choose critic=self, for example"
+                )
+        yield pool
+    finally:
+        pool.close()
+
+
+@contextmanager
+def start_workers(config: Config, parts: Parts, say: Callable[[str], None]) -> Iterator[Workers]:
+    """Trainer ranks and engines, the critic's too, started side by side; all end with the context."""
+    from rl.workers import placement
+    from rl.workers.rollout_pool import RolloutPool
+
+    cluster, mode = config.cluster, config.critic.mode
+    engines_of = {"": config.rollout.workers}
+    if mode in (CriticMode.separate, CriticMode.frozen):
+        engines_of["critic "] = config.critic.workers
+    say("starting Ray")
+    placement.connect(cluster)
+    try:
+        say("starting engines and trainer ranks")
+        options, training = engine_options(config, parts), _trainer_options(config, parts)
+        engines: dict[str, list[Any]] = {}
+        ranks: dict[str, list[Any]] = {}
+        starting: dict[str, Any] = {}
+        for name, count in engines_of.items():
+            engines[name], up = placement.start_rollout_workers(
+                options, cluster, count=count, name=f"{name}rollout worker"
+            )
+            starting |= up
+        for name in ("", "critic ") if mode is CriticMode.separate else ("",):
+            ranks[name], up = placement.start_trainer_workers(training, cluster, name=f"{name}trainer rank")
+            starting |= up
+        placement.wait_started(starting, cluster)
+        with asyncio.Runner() as runner:
+            pools = {
+                name: RolloutPool(
+                    actors, deadline_s=config.rollout.deadline_s, run=runner.run, name=f"{name}rollout worker"
+                )
+                for name, actors in engines.items()
+            }
+            trainers = {name: _trainer_group(config, parts, actors, name) for name, actors in ranks.items()}
+            yield Workers(
+                trainer=trainers[""],
+                pool=pools[""],
+                critic_trainer=trainers.get("critic "),
+                critic_pool=pools.get("critic "),
+                run=runner.run,
+            )
+    finally:
+        placement.disconnect()
+
+
+def _trainer_options(config: Config, parts: Parts) -> Any:
+    from rl.workers import placement
+    from rl.workers.trainer_worker import TrainerOptions
+
+    trainer, threads = config.trainer, placement.threads_of(config.cluster)
+    return TrainerOptions(
+        model=config.model.path,
+        ranks=trainer.ranks,
+        zero_stage=trainer.zero_stage,
+        learning_rate=trainer.learning_rate,
+        adam_betas=(trainer.adam_betas[0], trainer.adam_betas[1]),
+        weight_decay=trainer.weight_decay,
+        max_grad_norm=trainer.max_grad_norm,
+        gradient_checkpointing=trainer.gradient_checkpointing,
+        loss=parts.loss,
+        importance_cap=config.algorithm.importance_cap,
+        bucket_bytes=config.weights.bucket_mib * 2**20,
+        seed=config.seed,
+        threads=None if threads is None else max(1, threads // trainer.ranks),
+    )
+
+
+def _trainer_group(config: Config, parts: Parts, ranks: list[Any], name: str) -> Any:
+    """The driver's view of the policy's ranks, or with a ``name`` of a separate critic's."""
+    from rl.workers.trainer_group import TrainerGroup
+
+    trainer, updates = config.trainer, config.algorithm.updates_per_iteration
+    iterations = config.iterations
+    if name and parts.critic is not None:
+        iterations = max(1, iterations // parts.critic.refresh.every)
+    return TrainerGroup(
+        ranks,
+        name=f"{name}trainer rank",
+        advantage=parts.advantage,
+        rate=partial(
+            learning_rate,
+            peak=trainer.learning_rate,
+            kind=trainer.schedule,
+            warmup_steps=trainer.warmup_updates,
+            total_steps=iterations * updates,
+            floor=trainer.floor,
+        ),
+        updates_per_iteration=updates,
+        max_staleness=config.rollout.max_staleness,
+        micro_batch_tokens=trainer.micro_batch_tokens,
+        deadline_s=trainer.deadline_s,
+    )
+
+
+def engine_options(config: Config, parts: Parts) -> Any:
+    from rl.workers import placement
+    from rl.workers.vllm_compat import EngineOptions
+
+    rollout = config.rollout
+    return EngineOptions(
+        model=config.model.path,
+        dtype=rollout.dtype.value,
+        context=config.model.context,
+        concurrency=rollout.concurrency,
+        stop_token_ids=parts.chat.stop_token_ids,
+        kv_cache_gib=rollout.kv_cache_gib,
+        gpu_memory_share=rollout.gpu_memory_share,
+        tensor_parallel=rollout.tensor_parallel,
+        enforce_eager=rollout.enforce_eager,
+        seed=config.seed,
+        repetitions=rollout.repetitions,
+        threads=placement.threads_of(config.cluster),
+    )
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks for a stop after the iteration, the second one stops at once."""
+    asked = False
+
+    def handle(_signal: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        print("\nstopping after this iteration; Ctrl-C again stops at once", file=sys.stderr)
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
