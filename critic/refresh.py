@@ -50,11 +50,17 @@ class Pair:
 
 
 def pairs_of(group: RolloutGroup, *, pass_value: float) -> list[Pair]:
-    """All pairs of a passed and a failed reply of different texts, no text pair twice."""
-    passed, failed = (
-        sorted({r.completion for r, s in zip(group.rollouts, group.scores, strict=True) if s.fault is None and ok(s)})
-        for ok in (lambda s: s.value >= pass_value, lambda s: s.value < pass_value)
-    )
+    """All pairs of a passed and a failed reply of different texts, no text pair twice.
+
+    Rollouts of several turns are left out: what a judge would be shown, the last one, is not what decided.
+    """
+    scored = [
+        (r.completion, s.value)
+        for r, s in zip(group.rollouts, group.scores, strict=True)
+        if s.fault is None and len(r.messages) == 1
+    ]
+    passed = sorted({reply for reply, value in scored if value >= pass_value})
+    failed = sorted({reply for reply, value in scored if value < pass_value})
     return [Pair(task=group.task, right=a, wrong=b) for a, b in itertools.product(passed, failed) if a != b]
 
 
