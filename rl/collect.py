@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,6 +49,8 @@ class Collector:
     say in both cases."""
     judge: Judge | None = None
     """Answers what a reward leaves open."""
+    slots: Mapping[str, asyncio.Semaphore] = field(default_factory=dict)
+    """How many calls to a kind of environment may be at work at once, where that is limited."""
     others: Mapping[str, Engine] = field(default_factory=dict)
     """Models besides the policy that environments may ask, by name."""
     sampled_at: float = 0.0
@@ -100,6 +103,7 @@ class Collector:
                 seed=_seed(self.seed, stream, k),
                 budget=budget,
                 others=self.others,
+                slot=self.slots.get(task.env, nullcontext()),
             )
             for k in range(size + spare)
         }

@@ -139,6 +139,22 @@ class BudgetConfig:
 
 
 @dataclass
+class EnvPoolConfig:
+    """Where environments run, and how many at once."""
+
+    services: int = 0
+    """Ray actors that environments run in, apart from engines and trainer ranks; 0 keeps them in the driver."""
+    concurrency: int = 1024
+    """Calls to one kind of environment at work at once; others wait, and their deadline does not run meanwhile."""
+    limits: dict[str, int] = field(default_factory=dict)
+    """The same for single kinds, by the name in ``env``."""
+    cpus: float = 0.0
+    """CPUs that Ray sets aside for each service."""
+    resource: str | None = None
+    """Ray resource that marks the nodes for environments; null takes any node."""
+
+
+@dataclass
 class RewardPoolConfig:
     """The processes that rewards run in."""
 
@@ -289,6 +305,7 @@ class Config:
     """Rewards by comparison within a group, by name; added to the scores of training rollouts."""
     env: dict[str, Any] = field(default_factory=dict)
     """Environment classes by the name that tasks call them."""
+    env_pool: EnvPoolConfig = field(default_factory=EnvPoolConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
@@ -311,7 +328,7 @@ _AT_LEAST_ONE = (
     "algorithm.updates_per_iteration", "trainer.ranks", "weights.bucket_mib", "weights.probe_prompts",
     "weights.probe_tokens", "evaluation.every", "evaluation.tasks", "evaluation.samples", "iterations",
     "checkpoint.every", "checkpoint.keep", "tracking.table_every", "reward_pool.memory_mib", "critic.max_tokens",
-    "critic.workers",
+    "critic.workers", "env_pool.concurrency",
 )  # fmt: skip
 _POSITIVE = (
     "rollout.temperature", "rollout.kv_cache_gib", "rollout.deadline_s", "rollout.env_deadline_s",
@@ -398,6 +415,12 @@ def _validate_rollout(config: Config) -> None:
         "must be set with rollout.keep_outputs, because it says when the context is too full for a turn",
         rollout.turn_tokens,
     )
+    pool = config.env_pool
+    require(pool.services >= 0, "env_pool.services", "must not be negative", pool.services)
+    require(pool.cpus >= 0, "env_pool.cpus", "must not be negative", pool.cpus)
+    for name, limit in pool.limits.items():
+        require(name in config.env, f"env_pool.limits.{name}", f"must name one of {', '.join(config.env)}", limit)
+        require(limit >= 1, f"env_pool.limits.{name}", "must be at least 1", limit)
     require(rollout.spare >= 0, "rollout.spare", "must not be negative", rollout.spare)
     require(config.budget.penalty >= 0, "budget.penalty", "must not be negative", config.budget.penalty)
     require(rollout.max_staleness >= 0, "rollout.max_staleness", "must not be negative", rollout.max_staleness)

@@ -45,10 +45,12 @@ class Harvest:
     judge_s: float
     pending: int
     """Groups that go on in the next iteration."""
+    faults: Mapping[str, float]
+    """Counts of what failed besides single rollouts."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        return {"rollout/pending": float(self.pending)}
+        return {"rollout/pending": float(self.pending), **self.faults}
 
 
 @dataclass(kw_only=True)
@@ -84,6 +86,8 @@ class JointCollector:
     iteration_s: float | None = None
     ahead: int = 0
     """Iterations that rollouts may be ahead of training. Unless it is 0, they go on while the trainer works."""
+    faults: Callable[[], Mapping[str, float]] | None = None
+    """Counts what failed in env services since it was last asked."""
     _running: dict[str, _Running] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
     """Names of those in ``_running`` that have ended."""
@@ -154,6 +158,7 @@ class JointCollector:
             reward_s=checked_at - sampled_at,
             judge_s=max(0.0, now - checked_at),
             pending=len(self._running),
+            faults={} if self.faults is None else self.faults(),
         )
 
     async def _until_ripe(self) -> None:

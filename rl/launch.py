@@ -11,6 +11,7 @@ from typing import Any
 
 from critic.critic import Critic
 from critic.judge import Judge
+from envs.base import Env
 from rewards.pool import RewardPool
 from rl.budget import BudgetPolicy, Budgets, Fixed
 from rl.checkpoint import Checkpoints
@@ -152,7 +153,9 @@ def _joint_collector(
     rollout = config.rollout
     gate = Gate(engine=workers.pool, allowance=rollout.iteration_tokens)
     others = {} if workers.critic_pool is None else {"critic": workers.critic_pool}
-    policy = _collector(config, parts, gate, score, workers.run, critic, budget=budgets.of, others=others)
+    policy = _collector(
+        config, parts, gate, score, workers.run, critic, envs=_envs(parts, workers), budget=budgets.of, others=others
+    )
     judging = None
     if critic is not None:
         most = config.critic.max_tokens
@@ -171,6 +174,7 @@ def _joint_collector(
         per_iteration=config.tasks.per_iteration,
         iteration_s=rollout.iteration_s,
         ahead=rollout.max_staleness if rollout.asynchronous else 0,
+        faults=None if workers.env_pool is None else workers.env_pool.metrics,
     )
 
 
@@ -189,12 +193,15 @@ def _evaluation(
 ) -> Evaluation:
     """The held-out tasks, which the guard decides on, and the other sets, on which it only looks."""
     settings = config.evaluation
+    envs = _envs(parts, workers)
     tasks = {"": parts.held_out} | {name: extra.tasks for name, extra in parts.sets.items()}
     return Evaluation(
         evaluators=[
             Evaluator(
                 name=f"eval/{name}".rstrip("/"),
-                collector=_collector(config, parts, workers.pool, scorers[name].score, workers.run, learner.critic),
+                collector=_collector(
+                    config, parts, workers.pool, scorers[name].score, workers.run, learner.critic, envs=envs
+                ),
                 tasks=tasks[name],
                 samples=settings.samples,
                 temperature=settings.temperature,
@@ -229,6 +236,13 @@ def sampling(config: Config, parts: Parts) -> Iterator[tuple[Collector, Critic |
             placement.disconnect()
 
 
+def _envs(parts: Parts, workers: Workers) -> Mapping[str, Callable[[], Env]]:
+    """Environments where they run: in the driver, or on services."""
+    if workers.env_pool is None:
+        return parts.envs
+    return {name: partial(workers.env_pool.make, name) for name in parts.envs}
+
+
 def _budgets(config: Config, policy: BudgetPolicy, *, cut: bool) -> Budgets:
     own = {kind: settings.max_tokens for kind, settings in kind_settings(config).items()}
     return Budgets(
@@ -247,19 +261,22 @@ def _collector(
     run: Callable[..., Any],
     critic: Critic | None,
     *,
+    envs: Mapping[str, Callable[[], Env]] | None = None,
     budget: Callable[[Task], tuple[int, int]] | None = None,
     others: Mapping[str, Engine] | None = None,
 ) -> Collector:
-    """``budget`` is what ``max_tokens`` says, unless another is given."""
+    """Environments run in the driver, and ``budget`` is what ``max_tokens`` says, unless others are given."""
+    pool = config.env_pool
     return Collector(
         engine=engine,
         chat=parts.chat,
-        envs=parts.envs,
+        envs=envs or parts.envs,
         score=score,
         run=run,
         limits=_limits(config),
         seed=config.seed,
         judge=None if critic is None else critic.judge,
+        slots={name: asyncio.Semaphore(pool.limits.get(name, pool.concurrency)) for name in parts.envs},
         budget=budget or _budgets(config, Fixed(), cut=True).of,
         others=others or {},
     )

@@ -30,6 +30,8 @@ class Workers:
     """None unless the critic is separate."""
     critic_pool: Any
     """None unless the critic has engines of its own."""
+    env_pool: Any
+    """None if environments run in the driver."""
     run: Callable[..., Any]
 
 
@@ -99,6 +101,9 @@ def start_workers(config: Config, parts: Parts, say: Callable[[str], None]) -> I
         for name in ("", "critic ") if mode is CriticMode.separate else ("",):
             ranks[name], up = placement.start_trainer_workers(training, cluster, name=f"{name}trainer rank")
             starting |= up
+        env_pool = _env_pool(config)
+        if env_pool is not None:
+            starting |= {name: actor.ready.remote() for name, actor in env_pool.actors.items()}
         placement.wait_started(starting, cluster)
         with asyncio.Runner() as runner:
             pools = {
@@ -113,10 +118,26 @@ def start_workers(config: Config, parts: Parts, say: Callable[[str], None]) -> I
                 pool=pools[""],
                 critic_trainer=trainers.get("critic "),
                 critic_pool=pools.get("critic "),
+                env_pool=env_pool,
                 run=runner.run,
             )
     finally:
         placement.disconnect()
+
+
+def _env_pool(config: Config) -> Any:
+    """The services that environments run in, if they do not run in the driver."""
+    from rl.workers import placement
+    from rl.workers.env_pool import EnvPool
+
+    if not config.env_pool.services:
+        return None
+    return EnvPool(
+        partial(placement.start_env_service, config.env, config.env_pool),
+        count=config.env_pool.services,
+        # Sooner than the deadline of those who wait behind the one that blocks.
+        blocked_s=min(10.0, config.rollout.env_deadline_s / 3),
+    )
 
 
 def _trainer_options(config: Config, parts: Parts) -> Any:

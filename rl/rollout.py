@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -60,6 +61,8 @@ class Episode:
     seed: int
     budget: int | None = None
     """For the record: see ``Rollout.budget``."""
+    slot: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
+    """Held while the environment is at work."""
     others: Mapping[str, Engine] = field(default_factory=dict)
     """Models besides the policy that the environment may ask, by name."""
     segments: list[Segment] = field(default_factory=list)
@@ -273,7 +276,7 @@ class Episode:
     async def _ask_env(self, answer: Awaitable[T]) -> T:
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self.limits.env_deadline_s):
+            async with self.slot, asyncio.timeout(self.limits.env_deadline_s):
                 return await answer
         except TimeoutError as error:
             raise EnvError(f"the environment gave no answer within {self.limits.env_deadline_s:g} s") from error

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 
-from rl.config import ClusterConfig, Placement
+from rl.config import ClusterConfig, EnvPoolConfig, Placement
 from rl.workers.calls import wait_all
+from rl.workers.env_service import EnvService
 from rl.workers.rollout_worker import RolloutWorker
 from rl.workers.trainer_worker import TrainerOptions, TrainerWorker
 from rl.workers.vllm_compat import EngineOptions
@@ -67,6 +69,14 @@ def start_trainer_workers(
     ]
     (address,) = wait_all({f"{name} 0": actors[0].address.remote()}, deadline_s=cluster.start_deadline_s)
     return actors, {f"{name} {i}": a.start.remote(*address) for i, a in enumerate(actors)}
+
+
+def start_env_service(specs: Mapping[str, Any], pool: EnvPoolConfig) -> Any:
+    """Create an actor for environments, on any node or one that is marked for them."""
+    actor = ray.remote(num_cpus=pool.cpus, num_gpus=0, max_concurrency=8, max_restarts=0)(EnvService)
+    marked = {pool.resource: 1e-3} if pool.resource else None
+    options = actor.options(scheduling_strategy="SPREAD", resources=marked)
+    return options.remote(dict(specs), list(sys.path))
 
 
 def wait_started(calls: dict[str, Any], cluster: ClusterConfig) -> None:
