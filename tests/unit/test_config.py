@@ -27,7 +27,7 @@ def test_quickstart_prepares():
     config = load_config([])
     parts = prepare(config)
     assert len(parts.held_out) == config.evaluation.tasks
-    assert {task.kind for task in parts.held_out} == {"math", "code"}
+    assert {task.kind for task in parts.held_out} == {"math", "code", "tools"}
 
 
 @pytest.mark.parametrize(
