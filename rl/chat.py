@@ -37,6 +37,10 @@ class Chat:
 
         self._special = sorted(map(str, self.tokenizer.get_added_vocab()), key=len, reverse=True)
         self._tool_format = format_of(str(self.tokenizer.chat_template))
+        self._all_special = list(self.tokenizer.all_special_tokens)
+        # With thousands of rollouts in one process, transformers' wrapping of each call would cost more than the call.
+        self._fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        self._before = self._ids(_OPENING, open_turn=False)
 
     @property
     def stop_token_ids(self) -> list[int]:
@@ -51,7 +55,13 @@ class Chat:
         text = self.tokenizer.apply_chat_template(
             list(messages), tools=list(tools) or None, add_generation_prompt=open_turn, tokenize=False
         )
+        if self._fast is not None:
+            return list(self._fast.encode(text, add_special_tokens=False).ids)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        decoder = self.tokenizer if self._fast is None else self._fast
+        return str(decoder.decode(list(token_ids), skip_special_tokens=False))
 
     def prompt_ids(self, messages: Sequence[Message], tools: Declarations = ()) -> list[int]:
         """Tokens of a conversation up to the point where the policy speaks."""
@@ -63,8 +73,7 @@ class Chat:
         What the policy wrote is not tokenised again, and special tokens in these messages lose their meaning. Raises
         ``ValueError`` if the template rewrites earlier turns.
         """
-        end = self.tokenizer.eos_token_id
-        before = self._ids(_OPENING, open_turn=False)
+        end, before = self.tokenizer.eos_token_id, self._before
         harmless = [{**m, "content": self.plain(str(m["content"]))} for m in messages]
         after = self._ids([*_OPENING, *harmless], open_turn=True)
         if end not in before or after[: len(before)] != before:
@@ -100,8 +109,8 @@ class Chat:
 
     def read(self, token_ids: Sequence[int], *, call_number: int = 0) -> Message:
         """A policy turn as a message, with its ``tool_calls`` if there are any; the first one gets ``call_number``."""
-        turn = read_turn(self.tokenizer.decode(list(token_ids)), self._tool_format, number=call_number)
+        turn = read_turn(self._text(token_ids), self._tool_format, number=call_number)
         content = turn["content"]
-        for token in self.tokenizer.all_special_tokens:
+        for token in self._all_special:
             content = content.replace(token, "")
         return {**turn, "content": content}

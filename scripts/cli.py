@@ -66,10 +66,11 @@ def _parser() -> argparse.ArgumentParser:
 
     _tasks_commands(commands.add_parser("tasks", help="look at training tasks and choose among them"))
     _reward_commands(commands.add_parser("reward", help="write and check rewards of your own"))
+    _env_commands(commands.add_parser("env", help="write and check environments of your own"))
     _critic_commands(commands.add_parser("critic", help="find out whether a model can judge"))
 
     bench = commands.add_parser("bench", help="measure one part against the plain library")
-    bench.add_argument("part", choices=("rollout", "train", "rewards"))
+    bench.add_argument("part", choices=("rollout", "train", "rewards", "concurrency"))
     bench.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as for train")
     bench.set_defaults(run=_bench)
     return parser
@@ -149,6 +150,26 @@ def _reward_commands(reward: argparse.ArgumentParser) -> None:
     check.set_defaults(run=_reward_check)
 
 
+def _env_commands(env: argparse.ArgumentParser) -> None:
+    commands = env.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    new = commands.add_parser("new", help="write an environment in one file, and a test of it")
+    new.add_argument("name", help="Python name of the environment, for example my_env")
+    new.add_argument("--parent", type=Path, default=Path(), help="folder to write into (default: here)")
+    new.set_defaults(run=_env_new)
+
+    check = commands.add_parser(
+        "check",
+        help="run an environment without a model and say whether it is fit to train in",
+        description="Plays every task with empty turns, nonsense and tool calls, right and wrong ones: alone, once "
+        "more, and at the same time. Prints a table; exits with 1 if the environment is unfit to train in.",
+    )
+    check.add_argument("target", help="dotted path of a class, or a name in the configuration's env")
+    check.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of the environment")
+    check.add_argument("--tasks", help="tasks to play (.jsonl): rows of prompt (or messages) and fields; default: two")
+    check.add_argument("--deadline", type=float, default=120.0, help="seconds per answer (default: %(default)s)")
+    check.set_defaults(run=_env_check)
+
+
 def _critic_commands(critic: argparse.ArgumentParser) -> None:
     commands = critic.add_subparsers(title="commands", required=True, metavar="COMMAND")
     check = commands.add_parser(
@@ -189,6 +210,21 @@ def _reward_check(options: argparse.Namespace) -> int:
         deadline_s=options.deadline,
         workers=options.workers,
     )
+
+
+def _env_new(options: argparse.Namespace) -> int:
+    from scripts.env_new import new_env
+
+    files, target = new_env(options.name, options.parent)
+    print(f"{' and '.join(map(str, files))}; next: closedloop env check {target}")
+    return 0
+
+
+def _env_check(options: argparse.Namespace) -> int:
+    from scripts.env_check import check
+    from scripts.reward_check import parse_settings
+
+    return check(options.target, parse_settings(options.settings), options.tasks, deadline_s=options.deadline)
 
 
 def _settings() -> str:
@@ -241,12 +277,13 @@ def _plot(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from rl.compose import load_config
     from scripts import bench
+    from scripts.bench_rollouts import concurrency
 
     if options.part == "rewards":
         from scripts.bench_rewards import measure_rewards
 
         return measure_rewards()
-    measure = {"rollout": bench.rollout, "train": bench.train}[options.part]
+    measure = {"rollout": bench.rollout, "train": bench.train, "concurrency": concurrency}[options.part]
     return measure(load_config(options.overrides))
 
 

@@ -3,10 +3,11 @@
     session.py FD
 
 Answers ``{"do": "python", "code": …}`` with what the code printed, its last expression's value and its traceback, and
-``shell``, ``write`` and ``read`` for work on files below ``/tmp``. Nothing here is trusted by the other side.
+``shell``, ``write``, ``text`` and ``read`` for work on files below ``/tmp``. Nothing here is trusted by the other side.
 """
 
 import os
+import stat
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -14,6 +15,8 @@ import wire
 from judged import limit
 
 HOME = "/tmp"  # noqa: S108 - the sandbox's own
+MOST = 2 * 2**20
+"""Bytes of files in one answer: as JSON they grow sixfold at worst, and must fit into a message."""
 
 
 def main():
@@ -107,19 +110,36 @@ class Session:
                 file.write(text)
         return {}
 
+    def text(self, path):
+        """One text file."""
+        return {"text": content(path, MOST).decode()}
+
     def read(self, folder):
-        """All text files below a folder, by relative path."""
-        found = {}
+        """All text files below a folder, by relative path. Raises ``ValueError`` if they are too much for an answer."""
+        found, left = {}, MOST
         for base, folders, names in os.walk(folder):
             folders[:] = sorted(f for f in folders if f not in ("__pycache__", ".git", ".pytest_cache"))
             for name in sorted(names):
                 path = os.path.join(base, name)
+                left -= len(name)
                 try:
-                    with open(path) as file:
-                        found[os.path.relpath(path, folder)] = file.read()
+                    data = content(path, left)
+                    found[os.path.relpath(path, folder)] = data.decode()
                 except (OSError, UnicodeDecodeError):
-                    continue
+                    continue  # what is no text is not work on the code
+                left -= len(data)
         return {"files": found}
+
+
+def content(path, most):
+    """A file's bytes. Refuses what is no regular file: a pipe would be waited for, a device read without end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path} is not a file")
+    with open(path, "rb") as file:
+        data = file.read(max(0, most) + 1)
+    if len(data) > most:
+        raise ValueError(f"files must have at most {MOST} bytes together")
+    return data
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""What the trainer learns from is what the engine sampled: every token, at every temperature, over 300 turns (I20)."""
+
+import hashlib
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from envs.base import Opening, Step
+from envs.single_turn import SingleTurn
+from rl.batch import make_batch, weigh
+from rl.collect import Collector, rollout_metrics
+from rl.compose import load_config
+from rl.prepare import prepare
+from rl.processes import start_workers
+from rl.rollout import RolloutLimits
+from rl.tasks import first_tasks
+from rl.types import EndReason, Score, Task
+from rl.weights.publish import Publisher
+
+TURNS = 300
+
+
+class Endless:
+    """Answers 300 turns with a tool's output each, whatever the policy says."""
+
+    async def reset(self, task):
+        self.turns = 0
+        return Opening(messages=task.messages)
+
+    async def step(self, message):
+        self.turns += 1
+        if self.turns == TURNS:
+            return Step(end=EndReason.ENV_END)
+        return Step(messages=[{"role": "tool", "tool_call_id": f"functions.f:{self.turns}", "content": "on"}])
+
+    async def close(self):
+        pass
+
+
+class Recorder:
+    """An engine that keeps what each rollout's last request held and got, and all that was sampled, as bytes."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.seen, self.sampled = {}, {}
+
+    async def sample(self, request):
+        answer = await self.engine.sample(request)
+        self.seen[request.session] = np.array([*request.prompt_ids, *answer.token_ids], np.int64).tobytes()
+        so_far = self.sampled.get(request.session, b"")
+        self.sampled[request.session] = so_far + np.array(answer.token_ids, np.int64).tobytes()
+        return answer
+
+    async def interrupt(self, sessions):
+        await self.engine.interrupt(sessions)
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def system():
+    config = load_config(
+        ["tasks=tools", "reward=math", "model.context=4096", "trainer.micro_batch_tokens=8192", "trainer.ranks=1",
+         "rollout.kv_cache_gib=0.1", "trainer.learning_rate=1e-6"]
+    )  # fmt: skip
+    parts = prepare(config)
+    with start_workers(config, parts, lambda _step: None) as workers:
+        publisher = Publisher(
+            source=workers.trainer, sink=workers.pool, probe_prompts=[[5, 6, 7]], probe_tokens=4,
+            max_mean_difference=0.001, max_difference=0.005,
+        )  # fmt: skip
+        yield parts, workers, publisher.publish
+
+
+def collector(parts, workers, engine=None, **limits):
+    async def halves(task, rollout):
+        return Score(value=float(rollout.completion_tokens % 2))
+
+    return Collector(
+        engine=engine or workers.pool, chat=parts.chat, envs={"single_turn": SingleTurn, "endless": Endless},
+        score=halves, seed=0, run=workers.run, limits=RolloutLimits(context=4096, **limits),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.3])
+def test_sampler_and_trainer_agree_at_every_temperature(system, temperature):
+    parts, workers, publish = system
+    own = collector(parts, workers, max_tokens=64)
+    tasks = [replace(task, env="single_turn") for task in first_tasks(parts.train, 12)]
+
+    def gap(change):
+        publish()
+        groups = own.collect(tasks, group_size=4, temperature=temperature, stream="s")
+        changed = [replace(g, rollouts=tuple(map(change, g.rollouts))) for g in groups]
+        return workers.trainer.update(changed)
+
+    metrics = gap(lambda rollout: rollout)
+    print(temperature, metrics["rollout/logprob_gap/mean"], metrics["rollout/logprob_gap/max"])
+    assert metrics["rollout/logprob_gap/mean"] <= 0.01
+    if temperature != 1.0:
+        trapped = gap(partial(replace, temperature=1.0))
+        assert trapped["rollout/logprob_gap/mean"] > 0.02, "logprobs of another temperature would be noticed"
+
+
+def test_300_turns_train_on_exactly_the_sampled_tokens_and_reuse_their_prefix(system):
+    parts, workers, publish = system
+    publish()
+    recorder = Recorder(workers.pool)
+    own = collector(parts, workers, recorder, max_tokens=4000, turn_tokens=4)
+    task = Task(id="long", kind="tools", messages=({"role": "user", "content": "Go on."},), env="endless")
+    (group,) = own.collect([task], group_size=2, temperature=1.0, stream="long")
+    group = replace(group, scores=(Score(value=0.0), Score(value=1.0)))
+    assert [r.end_reason for r in group.rollouts] == [EndReason.ENV_END] * 2
+    assert [sum(m["role"] == "assistant" for m in r.messages) for r in group.rollouts] == [TURNS] * 2
+
+    batch = make_batch(weigh([group], parts.advantage), ranks=1, max_tokens=8192)
+    (micro,) = batch.micro_batches[0]
+    for number, row in enumerate(micro.rows):
+        ids = np.concatenate([micro.token_ids_N[span.start : span.stop] for span in row])
+        learnt = micro.sampled_T[micro.seq_ids_T == number]
+        (name,) = [name for name, data in recorder.seen.items() if digest(data) == digest(ids.tobytes())]
+        assert digest(learnt.tobytes()) == digest(recorder.sampled[name])
+    prompt = len(group.rollouts[0].segments[0].token_ids)
+    pairs = [(r.token_ids[:prompt], r.token_ids[prompt:]) for r in group.rollouts]
+    for rollout, exact in zip(group.rollouts, workers.trainer.logprobs(pairs), strict=True):
+        sampled = np.array(rollout.loss_mask[prompt:])
+        gaps = np.abs(np.array(exact) - rollout.sampler_logprobs[prompt:])[sampled]
+        assert len(gaps) == rollout.completion_tokens
+        assert gaps.mean() <= 0.001, "also far into the conversation"
+    reuse = rollout_metrics([group])["rollout/prefix_reuse"]
+    print(f"{rollout.completion_tokens} sampled of {len(rollout.token_ids)}, gap {gaps.mean():.6f}, reuse {reuse:.3f}")
+    assert reuse >= 0.9
