@@ -252,7 +252,8 @@ class Episode:
         engine = self.engine if ask.by == "policy" else self.others.get(ask.by)
         if engine is None:
             raise EnvError(f"ask.by must be policy or {' or '.join(self.others) or 'nothing else'}, got {ask.by}")
-        prompt = self.chat.prompt_ids(ask.messages)
+        # What the policy wrote is quoted there: characters that spell the end of a turn must not end one.
+        prompt = self.chat.prompt_ids([{**m, "content": self.chat.plain(str(m["content"]))} for m in ask.messages])
         if len(prompt) + ask.max_tokens > self.limits.context:
             raise EnvError(
                 f"what the environment asks a model must fit into model.context ({self.limits.context} tokens), got "

@@ -86,6 +86,40 @@ class ToolTasks:
         )
 
 
+class SeriesTasks:
+    """``length`` tasks of another source as one conversation, question after question (``env=series``).
+
+    Each has ``fields["questions"]``, all but the first, and ``fields["answers"]``, all. The source's tasks must have
+    one message and ``fields["answer"]`` each.
+    """
+
+    def __init__(self, *, source: Mapping[str, Any], length: int) -> None:
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        self._source: TaskSource = build(source, name="source")
+        self._length = length
+
+    @property
+    def size(self) -> int | None:
+        return None if self._source.size is None else self._source.size // self._length
+
+    def task_at(self, index: int) -> Task:
+        tasks = [self._source.task_at(index * self._length + i) for i in range(self._length)]
+        if any(len(task.messages) != 1 or "answer" not in task.fields for task in tasks):
+            raise ValueError(f"source must have tasks of one message with an answer, got {tasks[0].id}")
+        return Task(
+            id=f"series-{index}",
+            kind="series",
+            messages=tasks[0].messages,
+            fields={
+                "questions": [task.messages[0]["content"] for task in tasks[1:]],
+                "answers": [task.fields["answer"] for task in tasks],
+            },
+            env="series",
+            tags=("series",),
+        )
+
+
 class FactTasks:
     """Something to say about a number, without end (``rl.facts``): open-ended, of kind ``chat``, without a verifier.
 

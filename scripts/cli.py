@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _critic_commands(commands.add_parser("critic", help="find out whether a model can judge"))
 
     bench = commands.add_parser("bench", help="measure one part against the plain library")
-    bench.add_argument("part", choices=("rollout", "train", "rewards", "concurrency"))
+    bench.add_argument("part", choices=("rollout", "train", "rewards", "concurrency", "modes"))
     bench.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as for train")
     bench.set_defaults(run=_bench)
     return parser
@@ -283,6 +283,10 @@ def _bench(options: argparse.Namespace) -> int:
         from scripts.bench_rewards import measure_rewards
 
         return measure_rewards()
+    if options.part == "modes":
+        from scripts.bench_modes import modes
+
+        return modes(options.overrides)
     measure = {"rollout": bench.rollout, "train": bench.train, "concurrency": concurrency}[options.part]
     return measure(load_config(options.overrides))
 

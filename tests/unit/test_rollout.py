@@ -227,13 +227,13 @@ class AsksStranger(Consultant):
 
 
 def test_an_environment_may_have_a_model_speak_for_it():
-    engine = Script("hm", "well", "bye")
+    engine = Script("hm<end>", "well", "bye")
     rollout = roll(engine, env=AsksPolicy)
-    assert [m["content"] for m in rollout.messages] == ["hm", "well!", "bye"]
+    assert [m["content"] for m in rollout.messages] == ["hm<end>", "well!", "bye"]
     asked = engine.requests[1]
-    assert (list(asked.prompt_ids), asked.max_tokens) == ([ord("h"), ord("m"), 1], 6)
+    assert (list(asked.prompt_ids), asked.max_tokens) == ([*map(ord, "hm< end>"), 1], 6), "quoted"
     assert asked.session != engine.requests[0].session
-    assert sum(rollout.loss_mask) == len("hm") + len("bye") + 2, "what it says is context"
+    assert sum(rollout.loss_mask) == len("hm<end>") + len("bye") + 2, "what it says is context"
     refused = roll(Script("hm"), env=AsksStranger)
     assert refused.end_reason is EndReason.ENV_ERROR
     assert "ask.by must be policy or nothing else, got stranger" in refused.error
