@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rl.types import EndReason, Rollout, RolloutGroup, Task
+from rl.types import EndReason, Rollout, RolloutGroup, Score, Task
 
 
 class BudgetPolicy(Protocol):
@@ -65,16 +65,26 @@ class Learned:
         percentile: above 0, up to 100. Of the lengths in order, the first that so many percent do not exceed.
         warmup_iterations: how many iterations are looked at; there is no budget meanwhile.
         least: correct rollouts of a kind without which it has to go on without a budget.
+        kinds: of task, that get one; None for all. Where nothing can be left out, a call of a tool for example, a
+            budget below the longest only cuts.
 
     """
 
-    def __init__(self, *, percentile: float = 75.0, warmup_iterations: int = 5, least: int = 32) -> None:
+    def __init__(
+        self,
+        *,
+        percentile: float = 75.0,
+        warmup_iterations: int = 5,
+        least: int = 32,
+        kinds: Sequence[str] | None = None,
+    ) -> None:
         if not 0 < percentile <= 100 or warmup_iterations < 1 or least < 1:
             raise ValueError(
                 "percentile must be above 0 and up to 100, warmup_iterations and least at least 1, got "
                 f"{percentile}, {warmup_iterations}, {least}"
             )
         self._percentile, self._warmup, self._least = percentile, warmup_iterations, least
+        self._kinds = kinds
         self._lengths: dict[str, list[int]] = {}
         self._budgets: dict[str, int] = {}
 
@@ -82,7 +92,7 @@ class Learned:
         return self._budgets.get(task.kind)
 
     def observe(self, kind: str, lengths: Sequence[int], *, iteration: int) -> None:
-        if kind in self._budgets:
+        if kind in self._budgets or (self._kinds is not None and kind not in self._kinds):
             return
         seen = self._lengths.setdefault(kind, [])
         seen += lengths
@@ -124,10 +134,14 @@ class Budgets:
         metrics: dict[str, float] = {}
         for kind in sorted({g.task.kind for g in groups}):
             own = [(r, s) for g in groups if g.task.kind == kind for r, s in zip(g.rollouts, g.scores, strict=True)]
-            right = [r.completion_tokens for r, s in own if s.fault is None and s.value >= self.pass_value]
+            right = [r.completion_tokens for r, s in own if self._correct(s)]
             metrics |= _ledger(kind, [r for r, s in own if s.fault is None], right)
             self.policy.observe(kind, right, iteration=iteration)
         return metrics
+
+    def _correct(self, score: Score) -> bool:
+        """Whether a verifier says so: the best of a ranked group need not be right."""
+        return score.fault is None and score.rubric_hash is None and score.value >= self.pass_value
 
 
 def over_budget(rollout: Rollout) -> bool:

@@ -65,6 +65,15 @@ def test_learned_budgets_are_fixed_after_the_warmup_and_survive_a_restart():
     assert own.of(task()) == (20, 20)
 
 
+def test_learned_budgets_may_be_for_some_kinds_and_ranks_are_no_verdicts():
+    own = budgets(Learned(percentile=50, warmup_iterations=1, least=1, kinds=["math", "chat"]))
+    ranked = group([30, 40], [1.0, 0.0], kind="chat")
+    ranked = replace(ranked, scores=tuple(replace(s, rubric_hash="r") for s in ranked.scores))
+    ledger = own.observe([group([10], [1]), group([20], [1], kind="code"), ranked], iteration=1)
+    assert [own.of(task(kind))[0] for kind in ("math", "code", "chat")] == [10, 80, 50]
+    assert sorted(ledger) == ["budget/correct_length/code", "budget/correct_length/math"]
+
+
 @pytest.mark.parametrize("policy", [Fixed(), FromField(), Learned(percentile=50, warmup_iterations=1, least=4)])
 def test_no_rollout_exceeds_its_budget_by_one_token_under_any_policy(policy):
     own = budgets(policy, most=12)
