@@ -185,11 +185,10 @@ def _try_environment(parts: Parts, task: Task) -> None:
             f"env must define the environment {task.env!r} that task {task.id} asks for, got {sorted(parts.envs)}"
         )
 
-    async def begin() -> Opening:
+    async def begin() -> Any:
         env = parts.envs[task.env]()
         try:
-            opening: Opening = await env.reset(task)
-            return opening
+            return await env.reset(task)
         finally:
             await env.close()
 
@@ -197,6 +196,8 @@ def _try_environment(parts: Parts, task: Task) -> None:
         opening = asyncio.run(begin())
     except ToolMissingError as error:
         raise ValueError(f"env.{task.env}: {error}") from error
+    if not isinstance(opening, Opening):
+        raise ValueError(f"env.{task.env}: reset must return an envs.base.Opening, got {opening!r}")
     if opening.tools and not parts.chat.calls_tools:
         raise ValueError(
             f"model.path must have a chat template that writes tool calls in a known format, because env.{task.env} "

@@ -1,9 +1,15 @@
 """Runs whose rollouts take tools, are paused between iterations, or run ahead of training; real engines and ranks."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
+from rl.compose import REPOSITORY
 from rl.sandbox import isolation
 from rl.tracking.files import read_metrics
 from scripts.cli import main
@@ -51,3 +57,45 @@ def test_running_ahead_of_training(tmp_path):
     assert [r["rollout/count"] for r in trained] == [32.0] * 4
     assert max(r["staleness/max"] for r in trained) >= 1
     assert trained[-1]["weights/version"] == 4
+
+
+def paused(folder, iteration):
+    """What the checkpoint of an iteration holds of rollouts under way: the tokens that the policy wrote, by name."""
+    text = (folder / f"checkpoints/iteration-{iteration:06d}/in_flight.json").read_text()
+    return {
+        f"{group['stream']}/{number}": [t for s in episode["segments"] if s["from_model"] for t in s["token_ids"]]
+        for group in json.loads(text)
+        for number, episode in group["episodes"].items()
+    }
+
+
+def test_a_kill_in_the_middle_of_paused_rollouts_loses_no_more_than_the_iteration_under_way(tmp_path):
+    settings = ["rollout.iteration_tokens=40", "rollout.max_staleness=4", "checkpoint.every=1", "checkpoint.keep=9"]
+    command = [sys.executable, "-m", "scripts.cli", "train", *TOOLS.split(), f"folder={tmp_path}", *settings]
+    process = subprocess.Popen(
+        [*command, "iterations=20"], cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 240
+    while not (tmp_path / "checkpoints/iteration-000002/state.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = max(int(path.parent.name[-6:]) for path in tmp_path.glob("checkpoints/iteration-*/state.json"))
+    before = paused(tmp_path, done)
+    assert len(before) > 10
+    train(tmp_path, *settings, f"iterations={done + 3}")
+    ended = [
+        [t for s in json.loads(line)["segments"] if s["from_model"] for t in s["token_ids"]]
+        for number in range(done + 1, done + 4)
+        for line in (tmp_path / f"rollouts/{number:06d}.jsonl").read_text().splitlines()
+    ]
+    still = {name: ids for name, ids in paused(tmp_path, done + 3).items() if name in before}
+    for name, ids in before.items():
+        if name in still:
+            assert still[name][: len(ids)] == ids
+        else:
+            assert any(tokens[: len(ids)] == ids for tokens in ended), "it went on from exactly where it stood"
+    assert len(still) < len(before)

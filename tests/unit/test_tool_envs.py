@@ -7,8 +7,11 @@ import pytest
 
 from envs.calculator import Calculator, evaluate
 from envs.tools import Toolbox, ToolEnv, ToolError, shortened
+from rl.chat import Chat
+from rl.compose import REPOSITORY
+from rl.rollout import Episode, RolloutLimits
 from rl.tool_calls import STARTER, calls_in, declaration, read_turn
-from rl.types import EndReason, Task
+from rl.types import EndReason, Sample, Task
 
 TASK = Task(id="t", kind="tools", messages=({"role": "user", "content": "What is 12*34?"},))
 CALCULATOR = {"_target_": "envs.calculator.Calculator"}
@@ -133,3 +136,39 @@ def test_shortened():
 
 def test_a_call_without_marks_is_no_call():
     assert calls_in({"role": "assistant", "content": "x"}) == []
+
+
+class Thinker:
+    """An engine that thinks and adds one, turn after turn, in the starter's own tokens, and then answers."""
+
+    def __init__(self, chat, turns):
+        self.lines = [f"<think>step {n}</think>" + f"<|call|>{call(f'{n}+1')}<|/call|>" for n in range(turns)]
+        self.chat, self.said, self.prompts = chat, [], []
+
+    async def sample(self, request):
+        number = len(self.said)
+        ids = self.chat.reply_ids(self.lines[number] if number < len(self.lines) else "answer: done")
+        self.prompts.append(list(request.prompt_ids))
+        self.said.append(ids)
+        return Sample(
+            token_ids=ids, logprobs=[-1.0] * len(ids), stopped=True, policy_version=0, generate_s=0.0,
+        )  # fmt: skip
+
+
+def test_300_turns_of_thought_call_and_result_keep_every_token_and_every_thought():
+    chat = Chat(str(REPOSITORY / "models/starter"))
+    engine = Thinker(chat, 300)
+    episode = Episode(
+        name="e", task=TASK, make_env=lambda: ToolEnv(tools=[CALCULATOR], turns=400), engine=engine, chat=chat,
+        limits=RolloutLimits(max_tokens=10**6, context=10**6), temperature=1.0, seed=0,
+    )  # fmt: skip
+    rollout = asyncio.run(episode.run())
+    assert (rollout.end_reason, rollout.completion) == (EndReason.STOP, "answer: done")
+    results = [m for m in rollout.messages if m["role"] == "tool"]
+    assert [m["content"] for m in results] == [str(n + 1) for n in range(300)]
+    assert [m["tool_call_id"] for m in results] == [f"functions.calculator:{n}" for n in range(300)]
+    said = [list(s.token_ids) for s in rollout.segments if s.from_model]
+    assert said == engine.said
+    for earlier, reply, later in zip(engine.prompts, engine.said, engine.prompts[1:], strict=False):
+        assert later[: len(earlier) + len(reply)] == earlier + reply, "thoughts stay where they were"
+    assert rollout.token_ids == engine.prompts[-1] + engine.said[-1]
