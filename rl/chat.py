@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from rl.tool_calls import Declarations, format_of, read_turn
+from rl.tool_calls import Declarations, format_of, read_turn, structure
 from rl.types import Message
 
 _OPENING: tuple[Message, ...] = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
@@ -50,6 +50,10 @@ class Chat:
     def calls_tools(self) -> bool:
         """Whether the chat template writes tool calls in a format that can be read back."""
         return self._tool_format is not None
+
+    def call_structure(self, tools: Declarations) -> str | None:
+        """For constrained decoding: turns whose calls of these tools are valid. None if there is nothing to call."""
+        return structure(self._tool_format, tools) if self._tool_format is not None and tools else None
 
     def _ids(self, messages: Sequence[Message], *, open_turn: bool, tools: Declarations = ()) -> list[int]:
         text = self.tokenizer.apply_chat_template(

@@ -49,6 +49,8 @@ class Collector:
     say in both cases."""
     judge: Judge | None = None
     """Answers what a reward leaves open."""
+    constrain: bool = False
+    """Whether tool calls can only be sampled as valid ones."""
     slots: Mapping[str, asyncio.Semaphore] = field(default_factory=dict)
     """How many calls to a kind of environment may be at work at once, where that is limited."""
     others: Mapping[str, Engine] = field(default_factory=dict)
@@ -102,6 +104,7 @@ class Collector:
                 temperature=temperature,
                 seed=_seed(self.seed, stream, k),
                 budget=budget,
+                constrain=self.constrain,
                 others=self.others,
                 slot=self.slots.get(task.env, nullcontext()),
             )

@@ -256,6 +256,8 @@ class EvaluationConfig:
     temperature: float = 1.0
     pass_value: float = 1.0
     """A rollout passes if its score is at least this."""
+    constrain_calls: bool = False
+    """Sample tool calls as valid ones only. Training never does: what cannot go wrong teaches nothing."""
 
 
 @dataclass

@@ -56,12 +56,6 @@ class Evaluator:
         rates = [self._passed(group) / self.samples for group in sampled]
         mean, low, high = mean_interval(rates)
         lengths = [r.completion_tokens for g in sampled for r in g.rollouts]
-        right = [
-            r.completion_tokens
-            for g in sampled
-            for r, s in zip(g.rollouts, g.scores, strict=True)
-            if s.fault is None and s.value >= self.pass_value
-        ]
         scores = [s.value for g in sampled for s in g.scores if s.fault is None]
         metrics = {
             "pass_rate": mean,
@@ -71,8 +65,10 @@ class Evaluator:
             "score": sum(scores) / len(scores) if scores else 0.0,
             "length/mean": sum(lengths) / len(lengths),
         }
-        if right:
-            metrics["length/correct"] = sum(right) / len(right)
+        for kind in ("", *sorted({task.kind for task in self.tasks})):
+            right = self._lengths([group for group in sampled if kind in ("", group.task.kind)])
+            if right:
+                metrics[f"length/correct/{kind}".rstrip("/")] = sum(right) / len(right)
         for k in sorted({1, self.samples}):
             values = [pass_at_k(self._passed(group), self.samples, k) for group in sampled]
             metrics[f"pass_at/{k}"] = sum(values) / len(values)
@@ -80,6 +76,15 @@ class Evaluator:
             own = [rate for rate, group in zip(rates, sampled, strict=True) if tag in group.task.tags]
             metrics[f"tag/{tag}"] = sum(own) / len(own)
         return {f"{self.name}/{metric}": value for metric, value in metrics.items()} | self.watch(sampled)
+
+    def _lengths(self, groups: Sequence[RolloutGroup]) -> list[int]:
+        """Of the rollouts that passed."""
+        return [
+            r.completion_tokens
+            for g in groups
+            for r, s in zip(g.rollouts, g.scores, strict=True)
+            if s.fault is None and s.value >= self.pass_value
+        ]
 
     def _passed(self, group: RolloutGroup) -> int:
         return sum(s.fault is None and s.value >= self.pass_value for s in group.scores)

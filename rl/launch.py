@@ -200,7 +200,14 @@ def _evaluation(
             Evaluator(
                 name=f"eval/{name}".rstrip("/"),
                 collector=_collector(
-                    config, parts, workers.pool, scorers[name].score, workers.run, learner.critic, envs=envs
+                    config,
+                    parts,
+                    workers.pool,
+                    scorers[name].score,
+                    workers.run,
+                    learner.critic,
+                    envs=envs,
+                    constrain=settings.constrain_calls,
                 ),
                 tasks=tasks[name],
                 samples=settings.samples,
@@ -262,6 +269,7 @@ def _collector(
     critic: Critic | None,
     *,
     envs: Mapping[str, Callable[[], Env]] | None = None,
+    constrain: bool = False,
     budget: Callable[[Task], tuple[int, int]] | None = None,
     others: Mapping[str, Engine] | None = None,
 ) -> Collector:
@@ -277,6 +285,7 @@ def _collector(
         seed=config.seed,
         judge=None if critic is None else critic.judge,
         slots={name: asyncio.Semaphore(pool.limits.get(name, pool.concurrency)) for name in parts.envs},
+        constrain=constrain,
         budget=budget or _budgets(config, Fixed(), cut=True).of,
         others=others or {},
     )

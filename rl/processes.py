@@ -206,6 +206,7 @@ def engine_options(config: Config, parts: Parts) -> Any:
         enforce_eager=rollout.enforce_eager,
         seed=config.seed,
         repetitions=rollout.repetitions,
+        constrains=config.evaluation.constrain_calls,
         threads=placement.threads_of(config.cluster),
     )
 

@@ -63,6 +63,8 @@ class Episode:
     """For the record: see ``Rollout.budget``."""
     slot: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
     """Held while the environment is at work."""
+    constrain: bool = False
+    """Whether tool calls can only be sampled as valid ones."""
     others: Mapping[str, Engine] = field(default_factory=dict)
     """Models besides the policy that the environment may ask, by name."""
     segments: list[Segment] = field(default_factory=list)
@@ -75,6 +77,7 @@ class Episode:
     cached_tokens: int = 0
     _env: Env = field(init=False)
     _outcome: Mapping[str, Any] = field(init=False, default_factory=dict)
+    _structure: str | None = field(init=False, default=None)
     _told: int = field(init=False, default=0)
     """How much of ``heard`` the present environment knows."""
     _view: list[int] = field(init=False, default_factory=list)
@@ -113,6 +116,7 @@ class Episode:
     async def _play(self) -> EndReason:
         opening: Opening = await self._ask_env(self._env.reset(self.task))
         prompt = self.chat.prompt_ids(opening.messages, opening.tools)
+        self._structure = self.chat.call_structure(opening.tools) if self.constrain else None
         if self.segments:
             self._view = [t for s in _last_view(self.segments) for t in s.token_ids]
             await self._replay(prompt)
@@ -166,6 +170,7 @@ class Episode:
                     max_tokens=room,
                     temperature=self.temperature,
                     seed=(self.seed + len(self.segments)) % 2**63,
+                    structure=self._structure,
                     session=self.name,
                 )
             )

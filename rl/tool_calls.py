@@ -48,7 +48,14 @@ def calls_in(message: Message) -> list[ToolCall]:
 
 
 class ToolFormat(Protocol):
-    """How one family of models writes calls."""
+    """How one family of models writes calls. ``begin`` opens each."""
+
+    @property
+    def begin(self) -> str: ...
+
+    def tag(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """A call of one tool, its arguments by their JSON schema, as a tag of an xgrammar structural tag."""
+        ...
 
     def split(self, text: str) -> tuple[str, list[tuple[str | None, str]]]:
         """What a turn says besides its calls, and each call's name, where it stands outside the body, and body."""
@@ -62,6 +69,15 @@ class JsonCalls:
     begin: str
     end: str
 
+    def tag(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        schema = {
+            "type": "object",
+            "properties": {"name": {"const": name}, "arguments": arguments},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        return {"begin": self.begin, "content": {"type": "json_schema", "json_schema": schema}, "end": self.end}
+
     def split(self, text: str) -> tuple[str, list[tuple[str | None, str]]]:
         begin, end = re.escape(self.begin), re.escape(self.end)
         call = re.compile(rf"{begin}(.*?)(?:{end}|(?={begin})|\Z)", re.DOTALL)
@@ -71,6 +87,20 @@ class JsonCalls:
 @dataclass(frozen=True)
 class K2Calls:
     """Kimi K2's shipped tokens: a section of calls, each an id, ``functions.<name>:<n>``, and JSON arguments."""
+
+    begin: str = "<|tool_call_begin|>"
+
+    def tag(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        parts = [
+            {"type": "regex", "pattern": "[0-9]+"},
+            {"type": "const_string", "value": "<|tool_call_argument_begin|>"},
+            {"type": "json_schema", "json_schema": arguments},
+        ]
+        return {
+            "begin": f"{self.begin}functions.{name}:",
+            "content": {"type": "sequence", "elements": parts},
+            "end": "<|tool_call_end|>",
+        }
 
     def split(self, text: str) -> tuple[str, list[tuple[str | None, str]]]:
         content, _, section = text.partition("<|tool_calls_section_begin|>")
@@ -152,3 +182,13 @@ def result(call: ToolCall, content: str) -> Message:
 
 Declarations = Sequence[Mapping[str, Any]]
 """The tools that a conversation offers."""
+
+
+def structure(form: ToolFormat, tools: Declarations) -> str:
+    """Turns in which every call is one of these tools with arguments that fit its schema, and all else is free.
+
+    For constrained decoding: a structural tag of xgrammar, as JSON.
+    """
+    tags = [form.tag(tool["function"]["name"], tool["function"]["parameters"]) for tool in tools]
+    calls = {"type": "triggered_tags", "triggers": [form.begin], "tags": tags}
+    return json.dumps({"type": "structural_tag", "format": calls})

@@ -66,6 +66,8 @@ class SampleRequest:
     temperature: float
     seed: int
     ignore_eos: bool = False
+    structure: str | None = None
+    """What the sample must look like, as an xgrammar structural tag in JSON; see ``rl.tool_calls.structure``."""
     session: str = ""
     """Which rollout asks. Requests of one go to one engine, which still has their common prefix in its cache."""
 

@@ -67,13 +67,15 @@ class EngineOptions:
     threads: int | None
     repetitions: int | None = None
     """So often in a row must a stretch of ``REPEATED`` tokens come for a request to be cut; None cuts none."""
+    constrains: bool = False
+    """Whether requests may have a ``structure``; the engine then needs the tokenizer."""
 
 
 def engine_arguments(options: EngineOptions) -> dict[str, Any]:
     """Keyword arguments for vLLM's ``EngineArgs`` or ``LLM``."""
     arguments: dict[str, Any] = dict(
         model=options.model,
-        skip_tokenizer_init=True,
+        skip_tokenizer_init=not options.constrains,
         generation_config="vllm",
         dtype=options.dtype,
         seed=options.seed,
@@ -116,7 +118,7 @@ class Engine:
     def add(self, request_id: str, request: SampleRequest) -> None:
         """Queue a request. The id must be new."""
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         params = SamplingParams(
             temperature=request.temperature,
@@ -129,6 +131,9 @@ class Engine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             repetition_detection=None if request.ignore_eos else self._loops(),
+            structured_outputs=None
+            if request.structure is None
+            else StructuredOutputsParams(structural_tag=request.structure),
         )
         self._engine.add_request(request_id, {"prompt_token_ids": list(request.prompt_ids)}, params)
 

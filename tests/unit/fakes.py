@@ -14,6 +14,9 @@ class Letters:
     def reply_ids(self, text):
         return [*map(ord, text), 0]
 
+    def call_structure(self, tools):
+        return None
+
     def end_ids(self):
         return [0]
 
