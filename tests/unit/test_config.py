@@ -85,7 +85,10 @@ def test_quickstart_prepares():
         ("rollout.keep_outputs=2", "rollout.turn_tokens must be set with rollout.keep_outputs"),
         ("budget.penalty=-1", "budget.penalty must not be negative, got -1"),
         ("budget.policy._target_=rl.budget.Guess", "budget.policy"),
-        ("experiment=brief budget.policy.percentile=0", "percentile must be above 0 and up to 100"),
+        (
+            "budget.policy._target_=rl.budget.Learned +budget.policy.percentile=0",
+            "percentile must be above 0 and up to 100",
+        ),
         ("env_pool.services=-1", "env_pool.services must not be negative, got -1"),
         ("env_pool.concurrency=0", "env_pool.concurrency must be at least 1, got 0"),
         ("+env_pool.limits.toolz=3", "env_pool.limits.toolz must name one of single_turn, tools"),
