@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -131,7 +132,7 @@ class Episode:
                     return end
             step = await self._reply(self.messages[-1])
             if step.end is not None:
-                self._outcome = step.outcome
+                self._outcome = _json(step.outcome)
                 return step.end
             if not step.messages:
                 raise EnvError("the environment must say something or end the rollout, got neither")
@@ -301,6 +302,14 @@ class Episode:
         except Exception as error:  # noqa: BLE001 - as above
             return f"the environment did not close: {error!r}"
         return None
+
+
+def _json(outcome: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        json.dumps(dict(outcome), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EnvError(f"the outcome must be JSON: {error}") from error
+    return outcome
 
 
 def _until_last_word(segments: list[Segment]) -> tuple[Segment, ...]:

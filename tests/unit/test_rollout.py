@@ -239,6 +239,17 @@ def test_an_environment_may_have_a_model_speak_for_it():
     assert "ask.by must be policy or nothing else, got stranger" in refused.error
 
 
+class Boastful(SingleTurn):
+    async def step(self, message):
+        return Step(end=EndReason.ENV_END, outcome={"self": self})
+
+
+def test_an_outcome_that_no_file_can_hold_is_a_fault():
+    rollout = roll(Script("hm"), env=Boastful)
+    assert (rollout.end_reason, rollout.outcome) == (EndReason.ENV_ERROR, {})
+    assert "the outcome must be JSON" in rollout.error
+
+
 class Dying(TwoTurns):
     """Its process dies at the second turn of its first life, or of every life."""
 
