@@ -59,18 +59,19 @@ class Toggle:
     """In every other stretch of ``window`` iterations a budget holds, where the policy can afford it (K2.5 §4.4.2).
 
     Then a rollout over its budget earns nothing, if the group's mean score is at least ``threshold``; in the other
-    stretches length is free, so that it is not unlearnt to think. For budgets that do not cut (``budget.cut=false``).
+    stretches length is free, so that it is not unlearnt to think. Without ``window`` the budget holds all the time. For
+    budgets that do not cut (``budget.cut=false``).
     """
 
-    def __init__(self, *, window: int = 5, threshold: float = 0.5) -> None:
-        if window < 1:
-            raise ValueError(f"window must be at least 1, got {window}")
+    def __init__(self, *, window: int | None = 5, threshold: float = 0.5) -> None:
+        if window is not None and window < 1:
+            raise ValueError(f"window must be null or at least 1, got {window}")
         self._window = window
         self._threshold = threshold
 
     def __call__(self, group: RolloutGroup, *, iteration: int) -> list[float]:
         scores = [s.value for s in group.scores if s.fault is None]
-        free = (iteration // self._window) % 2 == 1
+        free = self._window is not None and (iteration // self._window) % 2 == 1
         if free or not scores or sum(scores) / len(scores) < self._threshold:
             return [0.0] * len(group.rollouts)
         return [-s.value * over_budget(r) for r, s in zip(group.rollouts, group.scores, strict=True)]

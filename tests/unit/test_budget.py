@@ -105,6 +105,7 @@ def test_toggle_holds_the_budget_in_every_other_stretch_where_the_policy_can_aff
     weak = group([10, 30, 20], [0.0, 1.0, 0.0], budget=20)
     assert [rule(good, iteration=t)[1] for t in range(8)] == [-1, -1, 0, 0, -1, -1, 0, 0]
     assert rule(good, iteration=0) == [0.0, -1.0, 0.0]
+    assert [Toggle(window=None)(good, iteration=t)[1] for t in range(8)] == [-1] * 8
     assert rule(weak, iteration=0) == [0.0, 0.0, 0.0]
 
 
