@@ -221,7 +221,8 @@ class TrainerConfig:
     zero_stage: int = 1
     micro_batch_tokens: int = 4096
     learning_rate: float = 4e-4
-    schedule: str = "cosine"
+    schedule: str = "constant"
+    """``constant``, ``linear`` or ``cosine``, the latter two down to ``floor``."""
     warmup_updates: int = 0
     floor: float = 0.1
     """Lowest learning rate, as a share of the peak."""
