@@ -167,19 +167,33 @@ def home(rng: random.Random) -> Errand:
 DOMAINS: dict[str, Callable[[random.Random], Errand]] = {"shop": shop, "calendar": calendar, "home": home}
 
 
+PERSONAS = (
+    "You are in a hurry and answer in a few words.",
+    "You are friendly and like to chat, but you come to the point when asked.",
+    "You are not used to computers and call things by other names now and then.",
+    "You are careful and want to hear what was done before you are content.",
+)
+GREETING = "Hello, can you do something for me?"
+
+
 class WorldTasks:
     """Errands in ``DOMAINS``, in equal shares, for the environment ``world``.
 
     ``held_out`` chooses the split; the two never share an instruction. Each task has ``fields["world"]``, which
     describes the world as ``envs.world.World`` reads it, ``fields["goal"]`` for ``rewards.world.goal_reached``, and its
     domain as tag.
+
+    With ``env="user"`` the errand is the aim of a simulated user (``envs.user.UserEnv``), who begins with a greeting.
     """
 
     size = None
 
-    def __init__(self, *, seed: int = 0, held_out: bool = False) -> None:
+    def __init__(self, *, seed: int = 0, held_out: bool = False, env: str = "world") -> None:
+        if env not in ("world", "user"):
+            raise ValueError(f"env must be world or user, got {env!r}")
         self._seed = seed
         self._held_out = held_out
+        self._env = env
 
     def task_at(self, index: int) -> Task:
         rng = random.Random(f"world/{self._seed}/{self._held_out}/{index}")
@@ -189,17 +203,20 @@ class WorldTasks:
             if is_held_out(errand.instruction) == self._held_out:
                 break
         name = errand.collection
+        talks = self._env == "user"
+        spoken = {"persona": rng.choice(PERSONAS), "aim": errand.instruction} if talks else {}
         return Task(
             id=f"{domain}-{index}",
             kind="world",
-            messages=({"role": "user", "content": errand.instruction},),
+            messages=({"role": "user", "content": GREETING if talks else errand.instruction},),
             fields={
+                **spoken,
                 "world": {
                     "state": {name: errand.records},
                     "collections": {name: {"tools": list(errand.tools), "fields": dict(errand.fields)}},
                 },
                 "goal": {name: dict(errand.goal)},
             },
-            env="world",
+            env=self._env,
             tags=(domain,),
         )

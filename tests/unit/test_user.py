@@ -13,6 +13,7 @@ from rl.errors import EnvLostError
 from rl.rollout import Episode, RolloutLimits
 from rl.tool_calls import STARTER, read_turn
 from rl.types import EndReason, Task
+from rl.world_tasks import WorldTasks
 
 PERSONA, AIM = "a patient gardener", "to have order A1 sent"
 FIELDS = {
@@ -207,3 +208,17 @@ def test_tasks_without_a_user(task, got):
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError, match="turns and max_tokens must be at least 1 and done some text"):
         UserEnv(**wrong)
+
+
+def test_errands_may_be_the_aim_of_a_user():
+    said, talked = (WorldTasks(seed=3, env=env).task_at(5) for env in ("world", "user"))
+    assert talked.env == "user"
+    assert talked.fields["aim"] == said.messages[0]["content"]
+    assert talked.fields["goal"] == said.fields["goal"]
+    assert talked.fields["aim"] not in talked.messages[0]["content"]
+    env = UserEnv(inner={"_target_": "envs.world.WorldEnv"})
+    opening = asyncio.run(env.reset(talked))
+    assert opening.messages == talked.messages
+    assert opening.tools
+    with pytest.raises(ValueError, match="env must be world or user, got 'them'"):
+        WorldTasks(env="them")
