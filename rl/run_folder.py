@@ -21,6 +21,7 @@ def fingerprint_of(config: Config) -> dict[str, str]:
         "trainer.zero_stage": str(config.trainer.zero_stage),
         "tasks.train": str(plain(config.tasks.train)),
         "critic.mode": config.critic.mode.value,
+        "budget.policy": str(plain(config.budget.policy)),
         "tasks.stream": str(plain(config.tasks.stream)),
     }
 
