@@ -25,7 +25,7 @@ ITERATIONS, WARMUP = 24, 4
 """Of each run, and how many of them are left out of the speeds: paused rollouts must first have piled up."""
 MODES: Mapping[str, Sequence[str]] = {
     "synchronous": (),
-    "partial": ("rollout.iteration_tokens=64", "rollout.max_staleness=20"),
+    "partial": ("rollout.iteration_tokens=64",),
     "asynchronous": ("rollout.asynchronous=true", "rollout.max_staleness=2", "algorithm.importance_cap=2"),
 }
 
