@@ -76,13 +76,13 @@ def system():
         yield parts, workers, publisher.publish
 
 
-def collector(parts, workers, engine=None, **limits):
+def collector(parts, workers, engine=None, context=4096, **limits):
     async def halves(task, rollout):
         return Score(value=float(rollout.completion_tokens % 2))
 
     return Collector(
         engine=engine or workers.pool, chat=parts.chat, envs={"single_turn": SingleTurn, "endless": Endless},
-        score=halves, seed=0, run=workers.run, limits=RolloutLimits(context=4096, **limits),
+        score=halves, seed=0, run=workers.run, limits=RolloutLimits(context=context, **limits),
     )  # fmt: skip
 
 
@@ -134,3 +134,17 @@ def test_300_turns_train_on_exactly_the_sampled_tokens_and_reuse_their_prefix(sy
     reuse = rollout_metrics([group])["rollout/prefix_reuse"]
     print(f"{rollout.completion_tokens} sampled of {len(rollout.token_ids)}, gap {gaps.mean():.6f}, reuse {reuse:.3f}")
     assert reuse >= 0.9
+
+
+def test_views_with_hidden_outputs_agree_too(system):
+    parts, workers, publish = system
+    publish()
+    own = collector(parts, workers, context=400, max_tokens=300, turn_tokens=8, keep_outputs=2, views=8)
+    task = Task(id="full", kind="tools", messages=({"role": "user", "content": "Go on."},), env="endless")
+    (group,) = own.collect([task], group_size=2, temperature=1.0, stream="full")
+    views = [len(r.views) for r in group.rollouts]
+    assert min(views) >= 2
+    assert all(sum(len(s.token_ids) for s in view) <= 400 for r in group.rollouts for view in r.views)
+    metrics = workers.trainer.update([replace(group, scores=(Score(value=0.0), Score(value=1.0)))])
+    print(views, metrics["rollout/logprob_gap/mean"])
+    assert metrics["rollout/logprob_gap/mean"] <= 0.01
