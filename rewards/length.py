@@ -20,20 +20,26 @@ class LengthReward:
     ``min(0, lambda_i)``, times ``weight``; all get 0 if the lengths are equal. Right means a score of at least
     ``pass_value``. Lengths are tokens that the policy wrote.
 
-    The penalty would slow learning down early on, so it is off for the first ``warmup_iterations``.
+    The penalty would slow learning down early on, so it is off for the first ``warmup_iterations``, and in groups whose
+    mean score is below ``threshold``.
     """
 
-    def __init__(self, *, weight: float = 0.2, warmup_iterations: int = 0, pass_value: float = 1.0) -> None:
+    def __init__(
+        self, *, weight: float = 0.2, warmup_iterations: int = 0, threshold: float = 0.0, pass_value: float = 1.0
+    ) -> None:
         if weight < 0 or warmup_iterations < 0:
             raise ValueError(f"weight and warmup_iterations must not be negative, got {weight}, {warmup_iterations}")
         self._weight = weight
         self._warmup = warmup_iterations
+        self._threshold = threshold
         self._pass_value = pass_value
 
     def __call__(self, group: RolloutGroup, *, iteration: int) -> list[float]:
         lengths = [r.completion_tokens for r in group.rollouts]
         scored = [n for n, s in zip(lengths, group.scores, strict=True) if s.fault is None]
         if iteration <= self._warmup or not scored or min(scored) == max(scored):
+            return [0.0] * len(lengths)
+        if sum(s.value for s in group.scores if s.fault is None) / len(scored) < self._threshold:
             return [0.0] * len(lengths)
         low, high = min(scored), max(scored)
         values = []

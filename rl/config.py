@@ -221,7 +221,7 @@ class TrainerConfig:
     zero_stage: int = 1
     micro_batch_tokens: int = 4096
     learning_rate: float = 4e-4
-    schedule: str = "constant"
+    schedule: str = "cosine"
     """``constant``, ``linear`` or ``cosine``, the latter two down to ``floor``."""
     warmup_updates: int = 0
     floor: float = 0.1
