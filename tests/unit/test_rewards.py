@@ -215,6 +215,7 @@ def test_length_reward_by_hand():
     (shaped,) = shape([group], {"length": rule}, iteration=4)
     assert [s.value for s in shaped.scores] == [1.5, 1.0, 0.5, 0.0, -0.5]
     assert shaped.scores[0].parts == {"length": 0.5}
+    assert LengthReward(weight=1.0, threshold=0.7)(group, iteration=4) == [0.0] * 5, "three of five are right"
 
 
 def test_shaping_leaves_faults_alone():
