@@ -21,7 +21,7 @@ from rich.table import Table
 
 from rl.tracking.files import read_metrics
 
-ITERATIONS, WARMUP = 24, 4
+ITERATIONS, WARMUP = 20, 4
 """Of each run, and how many of them are left out of the speeds: paused rollouts must first have piled up."""
 MODES: Mapping[str, Sequence[str]] = {
     "synchronous": (),
