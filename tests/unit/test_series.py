@@ -34,6 +34,8 @@ def test_a_series_asks_the_tasks_of_its_source_one_after_the_other():
     rollout = asyncio.run(episode.run())
     assert rollout.end_reason is EndReason.ENV_END
     assert [m["content"] for m in rollout.messages if m["role"] == "user"] == list(answers)[1:]
+    with pytest.raises(ValueError, match="latency_s must not be negative"):
+        Series(latency_s=-1)
     assert evaluate(share_right, task, rollout).value == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         SeriesTasks(source=SOURCE, length=0)
