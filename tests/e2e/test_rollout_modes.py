@@ -35,7 +35,10 @@ def train(folder, *overrides):
 
 
 def test_tools_are_called_and_answered_and_long_rollouts_are_paused(tmp_path):
-    records, rollouts = train(tmp_path, "iterations=3", "rollout.iteration_tokens=40", "rollout.max_staleness=2")
+    records, rollouts = train(
+        tmp_path, "iterations=3", "rollout.iteration_tokens=40", "rollout.max_staleness=2", "env_pool.services=1"
+    )
+    assert records[-1]["fault/env_service"] == 0
     called = [r for r in rollouts if any(m["role"] == "tool" for m in r["messages"])]
     assert called
     right = [r for r in called if r["score"] == 1.0]
