@@ -55,6 +55,8 @@ class Collector:
     """How many calls to a kind of environment may be at work at once, where that is limited."""
     others: Mapping[str, Engine] = field(default_factory=dict)
     """Models besides the policy that environments may ask, by name."""
+    note_end: Callable[[], None] | None = None
+    """Called whenever a rollout has been sampled to its end."""
     sampled_at: float = 0.0
     """When the last rollout so far was sampled to its end, on the monotonic clock."""
 
@@ -136,6 +138,8 @@ class Collector:
         if number in group.episodes:
             group.ended[number] = await self._sampled(group.episodes[number])
             del group.episodes[number]
+            if self.note_end is not None:
+                self.note_end()
         if number not in group.scores:
             group.scores[number] = await self._scored(group.task, group.ended[number])
 

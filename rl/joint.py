@@ -95,6 +95,10 @@ class JointCollector:
     """What ended a group without a result."""
     _resumed: list[PendingGroup] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        # Who waits for everybody to wait must hear of those that end instead.
+        self.policy.note_end = lambda: self.gate.news.set()
+
     @property
     def room(self) -> int:
         """How many tasks the next iteration should begin."""

@@ -100,6 +100,26 @@ def test_an_allowance_pauses_long_rollouts_and_new_weights_finish_them(runner):
     assert [p[:-20] for p in prefixes[1:]] == prefixes[:-1], "it goes on from exactly the tokens that it had"
 
 
+class Uneven(Typist):
+    """Types a group's second rollout ten times as slowly, and ends it after five letters."""
+
+    async def sample(self, request):
+        if request.session.endswith("/1"):
+            await asyncio.sleep(30 * TICK_S)
+            return Sample(
+                token_ids=[*b"xxxx", 0], logprobs=[-0.5] * 5, stopped=True, policy_version=self.version, generate_s=0.0
+            )
+        return await super().sample(request)
+
+
+def test_an_iteration_ends_although_the_last_to_move_ends_and_does_not_wait(runner):
+    both = joint(Uneven(), runner, allowance=10, per_iteration=1)
+    first = runner.run(asyncio.wait_for(both._collect([task(50)], 1), 5))
+    assert (first.groups, first.pending) == ([], 1)
+    (running,) = both._running.values()
+    assert (sorted(running.group.episodes), sorted(running.group.ended)) == ([0], [1])
+
+
 def test_time_pauses_what_has_not_ended(runner):
     engine = Typist()
     both = joint(engine, runner, iteration_s=0.1)
