@@ -8,7 +8,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 .PHONY: help install demo test lint clean
 
 help:
-	@echo "make demo     install and run the quickstart (10 minutes on 2 cores)"
+	@echo "make demo     install and run the quickstart (10 minutes on 2 cores, installation included)"
 	@echo "make test     install and run all tests"
 	@echo "make lint     style, types and import rules"
 	@echo "make install  make .venv with everything for a CPU"

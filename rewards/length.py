@@ -25,7 +25,12 @@ class LengthReward:
     """
 
     def __init__(
-        self, *, weight: float = 0.2, warmup_iterations: int = 0, threshold: float = 0.0, pass_value: float = 1.0
+        self,
+        *,
+        weight: float = 0.2,
+        warmup_iterations: int = 0,
+        threshold: float | None = None,
+        pass_value: float = 1.0,
     ) -> None:
         if weight < 0 or warmup_iterations < 0:
             raise ValueError(f"weight and warmup_iterations must not be negative, got {weight}, {warmup_iterations}")
@@ -39,7 +44,7 @@ class LengthReward:
         scored = [n for n, s in zip(lengths, group.scores, strict=True) if s.fault is None]
         if iteration <= self._warmup or not scored or min(scored) == max(scored):
             return [0.0] * len(lengths)
-        if sum(s.value for s in group.scores if s.fault is None) / len(scored) < self._threshold:
+        if self._threshold is not None and not _affords(group, self._threshold):
             return [0.0] * len(lengths)
         low, high = min(scored), max(scored)
         values = []
@@ -47,6 +52,12 @@ class LengthReward:
             term = 0.5 - (length - low) / (high - low)
             values.append(self._weight * (term if score.value >= self._pass_value else min(0.0, term)))
         return values
+
+
+def _affords(group: RolloutGroup, threshold: float) -> bool:
+    """Whether the group's mean score is at least the threshold: what is not mastered yet need not be short."""
+    scores = [s.value for s in group.scores if s.fault is None]
+    return bool(scores) and sum(scores) / len(scores) >= threshold
 
 
 class OverBudget:
@@ -76,8 +87,7 @@ class Toggle:
         self._threshold = threshold
 
     def __call__(self, group: RolloutGroup, *, iteration: int) -> list[float]:
-        scores = [s.value for s in group.scores if s.fault is None]
         free = self._window is not None and (iteration // self._window) % 2 == 1
-        if free or not scores or sum(scores) / len(scores) < self._threshold:
+        if free or not _affords(group, self._threshold):
             return [0.0] * len(group.rollouts)
         return [-s.value * over_budget(r) for r, s in zip(group.rollouts, group.scores, strict=True)]

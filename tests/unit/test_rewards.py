@@ -216,6 +216,8 @@ def test_length_reward_by_hand():
     assert [s.value for s in shaped.scores] == [1.5, 1.0, 0.5, 0.0, -0.5]
     assert shaped.scores[0].parts == {"length": 0.5}
     assert LengthReward(weight=1.0, threshold=0.7)(group, iteration=4) == [0.0] * 5, "three of five are right"
+    low = RolloutGroup(task=TASK, rollouts=rollouts[:2], scores=(Score(value=-1), Score(value=-2)))
+    assert LengthReward(weight=1.0)(low, iteration=1) == [0.0, -0.5], "without a threshold, whatever the scores' range"
 
 
 def test_shaping_leaves_faults_alone():
