@@ -9,11 +9,8 @@ from typing import Any
 
 from critic.critic import Critic
 from rl.protocols import Trainer
-from rl.types import RolloutGroup
+from rl.types import ON_DISK, RolloutGroup
 from rl.weights.publish import Publisher
-
-ON_DISK = -1
-"""Version of weights that were never published: the model as it lies on disk."""
 
 
 @dataclass(kw_only=True)

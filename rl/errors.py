@@ -11,6 +11,10 @@ class EngineLostError(WorkerFailedError):
     """An engine died with requests in flight, but others live: what it owed is lost, and the run can go on."""
 
 
+class TransferError(RuntimeError):
+    """Weights did not get across: the other side fell silent, gave up, or sent something else."""
+
+
 class EnvLostError(RuntimeError):
     """The process that an environment ran in died; a new environment can be brought to where the rollout stands."""
 

@@ -16,9 +16,9 @@ from rewards.pool import RewardPool
 from rl.budget import BudgetPolicy, Budgets, Fixed
 from rl.checkpoint import Checkpoints
 from rl.collect import Collector
-from rl.config import Config, CriticMode, KindConfig, kind_settings
+from rl.config import Config, CriticMode, KindConfig
 from rl.critic_learner import CriticLearner
-from rl.errors import RunInterrupted
+from rl.errors import RunInterrupted, TransferError, WorkerFailedError
 from rl.evaluate import Evaluation, Evaluator
 from rl.gate import Gate
 from rl.joint import JointCollector
@@ -26,64 +26,45 @@ from rl.loop import run
 from rl.prepare import Parts, prepare
 from rl.processes import Workers, engine_options, reward_pool, set_pool, start_workers, stop_on_interrupt
 from rl.protocols import Engine, Scorer
+from rl.recover import Restarts
 from rl.rollout import RolloutLimits
 from rl.run_folder import check_folder, fingerprint_of, write_config
 from rl.schedules import temperature
 from rl.system import System
 from rl.tracking.clock import seconds_since_start
-from rl.tracking.console import ConsoleTracker
+from rl.tracking.console import ConsoleTracker, warn
 from rl.tracking.files import FileTracker, read_metrics, summarise
 from rl.tracking.tracker import Trackers
 from rl.tracking.weights_and_biases import WandbTracker
 from rl.types import Rollout, Score, Task
+from rl.validation import kind_settings
 from rl.weights.publish import Publisher
 
 
 def train(config: Config) -> Path:
-    """Run the main job; returns the run folder.
+    """Run the main job; returns the run folder. If workers fail it goes on from the newest checkpoint.
 
-    Raises ``ValueError`` for what the user can mend, ``WorkerFailedError`` and ``WeightMismatchError`` for what went
-    wrong on the way, ``RunInterrupted`` after a requested stop.
+    Raises ``ValueError`` for what the user can mend, ``WorkerFailedError`` or ``TransferError`` if ``restarts`` did not
+    help, ``WeightMismatchError`` for what else went wrong on the way, ``RunInterrupted`` after a requested stop.
     """
-    parts = prepare(config)
-    folder = Path(config.folder)
-    fingerprint = fingerprint_of(config)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=config.checkpoint.keep)
-    done = check_folder(config, folder, checkpoints, fingerprint)
-
-    with stop_on_interrupt() as stop_requested, ExitStack() as cleanup:
-        scorer = cleanup.enter_context(reward_pool(config, parts))
-        scorers = {name: cleanup.enter_context(set_pool(config, extra)) for name, extra in parts.sets.items()}
-        settings = write_config(config, folder)
-        console = ConsoleTracker(name=config.name, folder=folder, iterations=config.iterations, done=done or 0)
-        trackers: list[Any] = [console, FileTracker(folder, resume_after=done)]
-        cleanup.callback(console.stop)
-        with start_workers(config, parts, console.step) as workers:
-            if config.tracking.wandb != "disabled":
-                trackers.append(WandbTracker(config.tracking, name=config.name, folder=folder, config=settings))
-            tracker = Trackers(trackers)
-            console.step("measuring the starting policy" if done is None else "resuming")
-            learner = _critic(config, parts, workers)
-            budgets = _budgets(config, parts.budget, cut=config.budget.cut)
-            finished = run(
-                System(
-                    config=config,
-                    fingerprint=fingerprint,
-                    stream=parts.stream,
-                    collector=_joint_collector(config, parts, workers, scorer, learner.critic, budgets),
-                    budgets=budgets,
-                    critic=learner,
-                    shaping=parts.shaping,
-                    trainer=workers.trainer,
-                    publisher=_publisher(config, parts, workers.trainer, workers.pool),
-                    evaluation=_evaluation(config, parts, workers, {"": scorer, **scorers}, learner),
-                    checkpoints=checkpoints,
-                    tracker=tracker,
-                    stop_requested=stop_requested,
-                    seconds_since_start=seconds_since_start,
-                )
-            )
-        tracker.close(summarise(read_metrics(folder), total_s=seconds_since_start()))
+    folder, restarts = Path(config.folder), Restarts(limit=config.restarts)
+    finished = None
+    while finished is None:
+        # Everything with a state is made anew each time, as by a new command.
+        parts = prepare(config)
+        checkpoints = Checkpoints(folder / "checkpoints", keep=config.checkpoint.keep)
+        done = check_folder(config, folder, checkpoints, fingerprint_of(config), restarted=restarts.count > 0)
+        for damage in checkpoints.damage:
+            warn(f"a damaged checkpoint is passed over: {damage}")
+        with stop_on_interrupt() as stop_requested:
+            try:
+                finished = _attempt(config, parts, checkpoints, done, restarts, stop_requested)
+            except (WorkerFailedError, TransferError) as error:
+                if stop_requested() or not restarts.allow(saved=checkpoints.saved):
+                    raise
+                newest = checkpoints.saved or done or 0
+                onward = f"goes on after iteration {newest}" if newest else "begins anew"
+                warn(f"{error}\nrestart {restarts.count}: the run {onward}")
     if finished < config.iterations:
         raise RunInterrupted(
             f"stopped after iteration {finished} of {config.iterations}; the same command goes on from there"
@@ -91,10 +72,62 @@ def train(config: Config) -> Path:
     return folder
 
 
-def _publisher(config: Config, parts: Parts, trainer: Any, pool: Any) -> Publisher:
+def _attempt(
+    config: Config,
+    parts: Parts,
+    checkpoints: Checkpoints,
+    done: int | None,
+    restarts: Restarts,
+    stop_requested: Callable[[], bool],
+) -> int:
+    """Run until the end, a requested stop or a failure; returns the iterations done. All processes end with it."""
+    folder = Path(config.folder)
+    with ExitStack() as cleanup:
+        scorer = cleanup.enter_context(reward_pool(config, parts))
+        scorers = {name: cleanup.enter_context(set_pool(config, extra)) for name, extra in parts.sets.items()}
+        settings = write_config(config, folder)
+        console = ConsoleTracker(name=config.name, folder=folder, iterations=config.iterations, done=done or 0)
+        trackers: list[Any] = [console, FileTracker(folder, resume_after=done)]
+        cleanup.callback(console.stop)
+        with start_workers(config, parts, console.step) as workers:
+            restarts.began = True
+            if config.tracking.wandb != "disabled":
+                wandb = WandbTracker(config.tracking, name=config.name, folder=folder, config=settings)
+                cleanup.callback(wandb.stop)
+                trackers.append(wandb)
+            tracker = Trackers(trackers)
+            console.step("measuring the starting policy" if done is None else f"resuming after iteration {done}")
+            publisher = _publisher(config, parts, workers.trainer, workers.channel)
+            workers.pool.admit = publisher.admit
+            learner = _critic(config, parts, workers)
+            budgets = _budgets(config, parts.budget, cut=config.budget.cut)
+            finished = run(
+                System(
+                    config=config,
+                    fingerprint=fingerprint_of(config),
+                    stream=parts.stream,
+                    collector=_joint_collector(config, parts, workers, scorer, learner.critic, budgets),
+                    budgets=budgets,
+                    critic=learner,
+                    shaping=parts.shaping,
+                    trainer=workers.trainer,
+                    publisher=publisher,
+                    evaluation=_evaluation(config, parts, workers, {"": scorer, **scorers}, learner),
+                    checkpoints=checkpoints,
+                    tracker=tracker,
+                    stop_requested=stop_requested,
+                    seconds_since_start=seconds_since_start,
+                    restarts=restarts.count,
+                )
+            )
+        tracker.close(summarise(read_metrics(folder), total_s=seconds_since_start()))
+    return finished
+
+
+def _publisher(config: Config, parts: Parts, trainer: Any, channel: Any) -> Publisher:
     return Publisher(
         source=trainer,
-        sink=pool,
+        sink=channel,
         probe_prompts=[parts.chat.prompt_ids(t.messages) for t in parts.held_out[: config.weights.probe_prompts]],
         probe_tokens=config.weights.probe_tokens,
         max_mean_difference=config.weights.max_mean_difference,
@@ -107,14 +140,17 @@ def _critic(config: Config, parts: Parts, workers: Workers) -> CriticLearner:
     critic = None
     if parts.critic is not None:
         critic = _make_critic(config, parts, workers.critic_pool or workers.pool)
-    trainer = workers.critic_trainer
+    trainer, publisher = workers.critic_trainer, None
+    if trainer is not None:
+        publisher = _publisher(config, parts, trainer, workers.critic_channel)
+        workers.critic_pool.admit = publisher.admit
     return CriticLearner(
         critic=critic,
         shared=config.critic.mode is CriticMode.self,
         run=workers.run,
         folder=Path(config.folder) / "critic-before-refresh",
         trainer=trainer,
-        publisher=None if trainer is None else _publisher(config, parts, trainer, workers.critic_pool),
+        publisher=publisher,
     )
 
 
@@ -174,8 +210,15 @@ def _joint_collector(
         per_iteration=config.tasks.per_iteration,
         iteration_s=rollout.iteration_s,
         ahead=rollout.max_staleness if rollout.asynchronous else 0,
-        faults=None if workers.env_pool is None else workers.env_pool.metrics,
+        faults=partial(_health, workers),
     )
+
+
+def _health(workers: Workers) -> dict[str, float]:
+    """What was lost since the last call, of engines and env services."""
+    services = {} if workers.env_pool is None else workers.env_pool.metrics()
+    engines: dict[str, float] = workers.pool.metrics()
+    return engines | services
 
 
 def _temperature(config: Config, kind: str, iteration: int) -> float:
@@ -236,7 +279,7 @@ def sampling(config: Config, parts: Parts) -> Iterator[tuple[Collector, Critic |
             engines, started = placement.start_rollout_workers(options, config.cluster, count=config.rollout.workers)
             placement.wait_started(started, config.cluster)
             with asyncio.Runner() as runner:
-                engine = RolloutPool(engines, deadline_s=config.rollout.deadline_s, run=runner.run)
+                engine = RolloutPool(engines, deadline_s=config.rollout.deadline_s)
                 critic = None if parts.critic is None else _make_critic(config, parts, engine)
                 yield _collector(config, parts, engine, scorer.score, runner.run, critic), critic
         finally:

@@ -28,7 +28,7 @@ def run(system: System) -> int:
     config = system.config
     done = system.restore()
     system.critic.follow(system.trainer.version)
-    _, first = system.publisher.publish()
+    first = system.publish_first()
     if done == 0:
         system.tracker.log(0, first | timed(system.evaluation.run, "time/evaluate_s"))
 
@@ -60,7 +60,7 @@ def run(system: System) -> int:
         metrics |= throughput(metrics)
         if done % config.evaluation.every == 0 or done == config.iterations:
             metrics |= timed(system.evaluation.run, "time/evaluate_s")
-        metrics["time/since_start_s"] = system.seconds_since_start()
+        metrics |= {"time/since_start_s": system.seconds_since_start(), "fault/restarts": float(system.restarts)}
 
         # The log comes first, so that no checkpoint is ahead of it. Both count for the next iteration's time.
         clock, stopping = Clock(), system.stop_requested()

@@ -24,13 +24,14 @@ from rewards.combine import Combined
 from rewards.length import OverBudget
 from rl.budget import BudgetPolicy
 from rl.chat import Chat
-from rl.config import Config, CriticMode, validate
+from rl.config import Config, CriticMode
 from rl.errors import ToolMissingError
 from rl.losses import LossInputs
 from rl.plugins import build
 from rl.protocols import GroupReward, RewardFunction, TaskSource, TaskStream
 from rl.tasks import check_prompts, first_tasks
 from rl.types import Task
+from rl.validation import validate
 
 PROMPTS_CHECKED = 10_000
 _SET = ("tasks", "reward", "count")

@@ -8,12 +8,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from rewards.pool import RewardPool
-from rl.config import Config, CriticMode
+from rl.config import Config, CriticMode, Placement, Transport
 from rl.prepare import EvaluationSet, Parts, verified
 from rl.schedules import learning_rate
 from rl.tasks import first_tasks
@@ -26,7 +26,10 @@ class Workers:
 
     trainer: Any
     pool: Any
+    channel: Any
+    """The way from trainer to engines."""
     critic_trainer: Any
+    critic_channel: Any
     """None unless the critic is separate."""
     critic_pool: Any
     """None unless the critic has engines of its own."""
@@ -79,50 +82,109 @@ def _pool(config: Config, reward: dict[str, Any], tasks: list[Task], workers: in
 def start_workers(config: Config, parts: Parts, say: Callable[[str], None]) -> Iterator[Workers]:
     """Trainer ranks and engines, the critic's too, started side by side; all end with the context."""
     from rl.workers import placement
-    from rl.workers.rollout_pool import RolloutPool
 
-    cluster, mode = config.cluster, config.critic.mode
-    engines_of = {"": config.rollout.workers}
-    if mode in (CriticMode.separate, CriticMode.frozen):
-        engines_of["critic "] = config.critic.workers
     say("starting Ray")
-    placement.connect(cluster)
+    placement.connect(config.cluster)
     try:
         say("starting engines and trainer ranks")
-        options, training = engine_options(config, parts), _trainer_options(config, parts)
-        engines: dict[str, list[Any]] = {}
-        ranks: dict[str, list[Any]] = {}
-        starting: dict[str, Any] = {}
-        for name, count in engines_of.items():
-            engines[name], up = placement.start_rollout_workers(
-                options, cluster, count=count, name=f"{name}rollout worker"
-            )
-            starting |= up
-        for name in ("", "critic ") if mode is CriticMode.separate else ("",):
-            ranks[name], up = placement.start_trainer_workers(training, cluster, name=f"{name}trainer rank")
-            starting |= up
+        teams = [_Team(config, parts, "", config.rollout.workers, trains=True)]
+        if config.critic.mode in (CriticMode.separate, CriticMode.frozen):
+            trains = config.critic.mode is CriticMode.separate
+            teams.append(_Team(config, parts, "critic ", config.critic.workers, trains=trains, beside=teams[0]))
         env_pool = _env_pool(config)
+        starting: dict[str, Any] = {}
         if env_pool is not None:
             starting |= {name: actor.ready.remote() for name, actor in env_pool.actors.items()}
-        placement.wait_started(starting, cluster)
+        for team in teams:
+            starting |= team.starting
+        placement.wait_started(starting, config.cluster)
         with asyncio.Runner() as runner:
-            pools = {
-                name: RolloutPool(
-                    actors, deadline_s=config.rollout.deadline_s, run=runner.run, name=f"{name}rollout worker"
-                )
-                for name, actors in engines.items()
-            }
-            trainers = {name: _trainer_group(config, parts, actors, name) for name, actors in ranks.items()}
+            policy, critic = teams[0], teams[1] if len(teams) > 1 else None
+            policy.connect()
+            if critic is not None:
+                critic.connect()
             yield Workers(
-                trainer=trainers[""],
-                pool=pools[""],
-                critic_trainer=trainers.get("critic "),
-                critic_pool=pools.get("critic "),
+                trainer=policy.trainer,
+                pool=policy.pool,
+                channel=policy.channel,
+                critic_trainer=critic and critic.trainer,
+                critic_pool=critic and critic.pool,
+                critic_channel=critic and critic.channel,
                 env_pool=env_pool,
                 run=runner.run,
             )
     finally:
         placement.disconnect()
+
+
+class _Team:
+    """Engines, and the trainer ranks whose weights they serve, if ``trains``; otherwise those that lie on disk."""
+
+    def __init__(
+        self, config: Config, parts: Parts, name: str, count: int, *, trains: bool, beside: _Team | None = None
+    ) -> None:
+        from rl.workers import placement
+
+        self._config, self._name = config, name
+        self.trainer: Any = None
+        self.channel: Any = None
+        self.starting: dict[str, Any] = {}
+        self._options = replace(engine_options(config, parts), filled=trains)
+        self._ranks: list[Any] = []
+        if trains:
+            self._ranks, self.starting = placement.start_trainer_workers(
+                _trainer_options(config, parts), config.cluster, name=f"{name}trainer rank"
+            )
+            self.trainer = _trainer_group(config, parts, self._ranks, name)
+        self._places: list[Any] = []
+        if config.cluster.placement is Placement.colocated:
+            owner = self if trains or beside is None else beside
+            self._places = placement.shared_places(
+                owner._ranks, config.cluster, processes=config.rollout.tensor_parallel
+            )
+        started = [self._start(number) for number in range(count)]
+        self._actors = [actor for actor, _ in started]
+        self.starting |= {f"{name}rollout worker {i}": ready for i, (_, ready) in enumerate(started)}
+
+    def _start(self, number: int) -> tuple[Any, Any]:
+        from rl.workers import placement
+
+        place = self._places[number % len(self._places)] if self._places else None
+        return placement.start_rollout_worker(self._options, self._config.cluster, place)
+
+    def connect(self) -> None:
+        """Make the driver's view of the engines, and the way from trainer to them. All have started."""
+        from rl.workers.channel import Channel
+        from rl.workers.rollout_pool import RolloutPool
+
+        config = self._config
+        self.pool = RolloutPool(
+            self._actors,
+            deadline_s=config.rollout.deadline_s,
+            name=f"{self._name}rollout worker",
+            start=self._start,
+            start_deadline_s=config.cluster.start_deadline_s,
+        )
+        if self.trainer is not None:
+            self.channel = Channel(
+                self.trainer,
+                self.pool,
+                kind=transport_of(config),
+                bucket_bytes=config.weights.bucket_mib * 2**20,
+                deadline_s=config.weights.deadline_s,
+                tensor_parallel=config.rollout.tensor_parallel,
+            )
+
+
+def transport_of(config: Config) -> Transport:
+    """The configured transport, or the one that fits the placement."""
+    if config.weights.transport is not Transport.auto:
+        return config.weights.transport
+    return {
+        Placement.cpu: Transport.object_store,
+        Placement.separate: Transport.nccl,
+        Placement.colocated: Transport.cuda_ipc,
+    }[config.cluster.placement]
 
 
 def _env_pool(config: Config) -> Any:
@@ -156,7 +218,6 @@ def _trainer_options(config: Config, parts: Parts) -> Any:
         gradient_checkpointing=trainer.gradient_checkpointing,
         loss=parts.loss,
         importance_cap=config.algorithm.importance_cap,
-        bucket_bytes=config.weights.bucket_mib * 2**20,
         seed=config.seed,
         threads=None if threads is None else max(1, threads // trainer.ranks),
     )
@@ -206,6 +267,7 @@ def engine_options(config: Config, parts: Parts) -> Any:
         enforce_eager=rollout.enforce_eager,
         seed=config.seed,
         repetitions=rollout.repetitions,
+        seeded=rollout.seeded,
         constrains=config.evaluation.constrain_calls,
         threads=placement.threads_of(config.cluster),
     )

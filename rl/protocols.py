@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from rl.types import Message, Rollout, RolloutGroup, Sample, SampleRequest, Score, Task, Verdict, WeightVersion
+from rl.types import (
+    Loaded,
+    Message,
+    Rollout,
+    RolloutGroup,
+    Sample,
+    SampleRequest,
+    Score,
+    Task,
+    Verdict,
+    WeightVersion,
+)
 
 
 class Engine(Protocol):
@@ -122,9 +134,11 @@ class Trainer(Protocol):
 class WeightSource(Protocol):
     """The trainer's side of publishing."""
 
-    def export(self) -> tuple[WeightVersion, Sequence[Any]]:
-        """The present weights: their description and one handle per bucket."""
-        ...
+    exclusive: AbstractContextManager[Any]
+    """While it is held, the weights stay what they are."""
+
+    @property
+    def version(self) -> int: ...
 
     def logprobs(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
         """The trainer's own logprobs, at temperature 1, of each continuation after its prompt."""
@@ -136,17 +150,32 @@ class WeightSource(Protocol):
 
 
 class WeightSink(Protocol):
-    """The engines' side of publishing."""
+    """The engines' side of publishing, and the way there."""
 
-    def load_weights(self, version: WeightVersion, handles: Sequence[Any]) -> list[tuple[str, list[str]]]:
-        """Load everywhere. Returns, per living engine, the digest of what it loaded and parameters that got nothing."""
+    def transfer(self, only: str | None = None) -> tuple[WeightVersion, Mapping[str, Loaded]]:
+        """Bring the trainer's present weights to all engines that live, or to one; returns what each says to them.
+
+        Raises ``TransferError`` if they did not get across, ``WorkerFailedError`` if trainer or last engine failed.
+        """
         ...
 
-    def probe(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
-        """The answers of each living engine to the same requests."""
+    def probe(self, engines: Sequence[str], requests: Sequence[SampleRequest]) -> Mapping[str, Sequence[Sample]]:
+        """The answers of these engines to the same requests."""
         ...
 
-    def trace(self, engine: int, token_ids: Sequence[int]) -> Mapping[str, Any]: ...
+    def trace(self, engine: str, token_ids: Sequence[int]) -> Mapping[str, Any]: ...
+
+    def tensor_names(self, module: str) -> Sequence[str]:
+        """Names of the tensors that belong to a module."""
+        ...
+
+    def accept(self, engines: Sequence[str]) -> None:
+        """These engines are proven to have the published weights: they may be asked."""
+        ...
+
+    def drop(self, engine: str, error: Exception) -> None:
+        """Give an engine up."""
+        ...
 
 
 class Tracker(Protocol):

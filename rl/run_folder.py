@@ -23,14 +23,21 @@ def fingerprint_of(config: Config) -> dict[str, str]:
         "critic.mode": config.critic.mode.value,
         "budget.policy": str(plain(config.budget.policy)),
         "tasks.stream": str(plain(config.tasks.stream)),
+        # The digest of published weights, by which a checkpoint is known, covers how they are laid out in buckets.
+        "weights.bucket_mib": str(config.weights.bucket_mib),
     }
 
 
-def check_folder(config: Config, folder: Path, checkpoints: Checkpoints, fingerprint: dict[str, str]) -> int | None:
-    """Iterations of the checkpoint to go on from, None to start anew. Raises ``ValueError`` if neither may be."""
-    found = checkpoints.newest()
-    if config.resume is Resume.never and (folder / "metrics.jsonl").exists():
+def check_folder(
+    config: Config, folder: Path, checkpoints: Checkpoints, fingerprint: dict[str, str], *, restarted: bool = False
+) -> int | None:
+    """Iterations of the checkpoint to go on from, None to start anew. Raises ``ValueError`` if neither may be.
+
+    ``restarted`` says that what the folder holds is this very run's.
+    """
+    if config.resume is Resume.never and not restarted and (folder / "metrics.jsonl").exists():
         raise ValueError(f"folder must not hold a run with resume=never, got {folder}; choose another name or folder")
+    found = checkpoints.newest()
     if found is None:
         return None
     state, _ = found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rl.budget import Budgets
 from rl.checkpoint import Checkpoints, RunState
 from rl.config import Config
 from rl.critic_learner import CriticLearner
+from rl.errors import WeightMismatchError
 from rl.evaluate import Evaluation
 from rl.joint import JointCollector
 from rl.protocols import GroupReward, TaskStream, Tracker, Trainer
@@ -33,6 +34,9 @@ class System:
     tracker: Tracker
     stop_requested: Callable[[], bool]
     seconds_since_start: Callable[[], float]
+    restarts: int
+    """How often the run was started again after a failure."""
+    _restored: RunState | None = field(default=None, init=False)
 
     def save(self, done: int) -> None:
         """Checkpoint the run as it stands after ``done`` iterations."""
@@ -40,6 +44,7 @@ class System:
             iteration=done,
             stream=self.stream.state(),
             version=self.trainer.version,
+            weights=self.publisher.digest,
             critic=self.critic.state(),
             budget=self.budgets.policy.state(),
             fingerprint=self.fingerprint,
@@ -57,4 +62,20 @@ class System:
         self.critic.load(folder, state.critic)
         self.budgets.policy.restore(state.budget)
         self.collector.load(folder)
+        self._restored = state
         return state.iteration
+
+    def publish_first(self) -> dict[str, float]:
+        """Publish the weights that the run begins or goes on with; returns the metrics.
+
+        Raises ``WeightMismatchError`` if they are not those that were published when the checkpoint was written.
+        """
+        _, metrics = self.publisher.publish()
+        state = self._restored
+        if state is not None and state.weights not in ("", self.publisher.digest):
+            raise WeightMismatchError(
+                f"the trainer took up weights {self.publisher.digest} from the checkpoint of iteration "
+                f"{state.iteration}, but those published when it was written were {state.weights}; remove that "
+                "checkpoint to go on from an older one, or choose another name or folder"
+            )
+        return metrics

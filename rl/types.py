@@ -14,6 +14,9 @@ from typing import Any
 Message = Mapping[str, Any]
 """One chat message: ``role``, ``content`` and, for tool use, ``tool_calls``."""
 
+ON_DISK = -1
+"""Version of weights that were never published: the model as it lies on disk."""
+
 
 class EndReason(StrEnum):
     """Why a rollout ended."""
@@ -271,11 +274,10 @@ class TensorSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BucketSpec:
-    """Layout and content digest of one bucket."""
+    """Layout of one bucket: what travels of a version at once."""
 
     tensors: tuple[TensorSpec, ...]
     nbytes: int
-    digest: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -283,5 +285,19 @@ class WeightVersion:
     """One published set of weights. ``digest`` covers every name, shape and byte."""
 
     number: int
-    buckets: tuple[BucketSpec, ...]
     digest: str
+    digests: tuple[str, ...]
+    """Of each bucket's content."""
+    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """What an engine says after it took a version."""
+
+    digests: tuple[str, ...]
+    """Of each bucket as it arrived."""
+    empty: tuple[str, ...]
+    """The engine's parameters that received nothing."""
+    again: bool = False
+    """Whether it needs the same transfer once more to find its shortest way of loading."""

@@ -6,9 +6,20 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
-from rl.errors import RunInterrupted, WeightMismatchError, WorkerFailedError
+from rl.errors import RunInterrupted, TransferError, WeightMismatchError, WorkerFailedError
+
+BENCHES = {
+    "rollout": ("plain", "rollout"),
+    "train": ("plain", "train"),
+    "rewards": ("rewards", "measure_rewards"),
+    "concurrency": ("rollouts", "concurrency"),
+    "modes": ("modes", "modes"),
+    "iteration": ("iteration", "iteration"),
+}
+"""Module and function of each benchmark."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"closedloop: {error}", file=sys.stderr)
         return 2
-    except (WorkerFailedError, WeightMismatchError) as error:
+    except (WorkerFailedError, TransferError, WeightMismatchError) as error:
         print(f"closedloop: {error}", file=sys.stderr)
         return 1
     except RunInterrupted as error:
@@ -69,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     _env_commands(commands.add_parser("env", help="write and check environments of your own"))
     _critic_commands(commands.add_parser("critic", help="find out whether a model can judge"))
 
-    bench = commands.add_parser("bench", help="measure one part against the plain library")
-    bench.add_argument("part", choices=("rollout", "train", "rewards", "concurrency", "modes"))
+    bench = commands.add_parser("bench", help="measure one part, or whole iterations")
+    bench.add_argument("part", choices=tuple(BENCHES))
     bench.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as for train")
     bench.set_defaults(run=_bench)
     return parser
@@ -276,19 +287,13 @@ def _plot(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     from rl.compose import load_config
-    from scripts import bench
-    from scripts.bench_rollouts import concurrency
 
+    module, function = BENCHES[options.part]
+    measure = getattr(import_module(f"scripts.bench.{module}"), function)
     if options.part == "rewards":
-        from scripts.bench_rewards import measure_rewards
-
-        return measure_rewards()
-    if options.part == "modes":
-        from scripts.bench_modes import modes
-
-        return modes(options.overrides)
-    measure = {"rollout": bench.rollout, "train": bench.train, "concurrency": concurrency}[options.part]
-    return measure(load_config(options.overrides))
+        return int(measure())
+    # The trainings of ``modes`` compose their own configurations.
+    return int(measure(options.overrides if options.part == "modes" else load_config(options.overrides)))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ COLUMNS = (
 )
 
 
+def warn(text: str) -> None:
+    """Tell the user, before or between the lives of a ``ConsoleTracker``, what went wrong and is being dealt with."""
+    Console(stderr=True).print(f"closedloop: {text}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 class ConsoleTracker:
     """Shows progress; ``step`` says what happens before the first iteration."""
 

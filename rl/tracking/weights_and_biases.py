@@ -57,6 +57,10 @@ class WandbTracker:
             )
         return table
 
+    def stop(self) -> None:
+        """End a run that failed, so that it can be taken up again; nothing after ``close``."""
+        self._run.finish(exit_code=1)
+
     def close(self, summary: Mapping[str, float]) -> None:
         self._run.summary.update(dict(summary))
         self._run.finish()

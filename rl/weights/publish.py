@@ -3,6 +3,9 @@
 Three proofs, from cheap to complete: each engine recomputes the content digest of what reached it; it names every
 parameter that received nothing; and it answers probe prompts, whose sampled tokens' logprobs the trainer recomputes.
 The last also catches an engine that took the weights and goes on computing with old ones.
+
+What fails is tried once more. An engine that fails again while others hold the version is given up, and a new one
+takes its place; if none holds it the run stops.
 """
 
 from __future__ import annotations
@@ -16,14 +19,15 @@ from typing import Any
 
 import torch
 
-from rl.errors import WeightMismatchError
+from rl.errors import TransferError, WeightMismatchError, WorkerFailedError
 from rl.protocols import WeightSink, WeightSource
-from rl.types import SampleRequest, WeightVersion
+from rl.types import Loaded, Sample, SampleRequest, WeightVersion
 
 _BLOCK = re.compile(r"(.*\.)?layers\.\d+\.[^.]+|[^0-9]*")
+ATTEMPTS = 2
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Publisher:
     """Moves weights from one trainer to its engines. ``probe_prompts`` are token ids."""
 
@@ -33,74 +37,139 @@ class Publisher:
     probe_tokens: int
     max_mean_difference: float
     max_difference: float
+    published: WeightVersion | None = None
+    """The version that was proven last."""
+
+    @property
+    def digest(self) -> str:
+        """Of the version that was proven last; empty before the first."""
+        return "" if self.published is None else self.published.digest
 
     def publish(self) -> tuple[WeightVersion, dict[str, float]]:
         """Send, load and prove the trainer's present weights; return their version and metrics.
 
-        Raises ``WeightMismatchError``, naming engine and tensors, if any engine does not hold them.
+        Raises ``WeightMismatchError``, naming engine and tensors, if no engine can be made to hold them, and
+        ``TransferError`` if they do not get across.
         """
-        started = time.monotonic()
-        version, handles = self.source.export()
-        exported = time.monotonic()
-        answers = self.sink.load_weights(version, handles)
-        for engine, (digest, empty) in enumerate(answers):
-            if digest != version.digest:
-                raise WeightMismatchError(
-                    f"engine {engine} holds {digest}, but version {version.number} is {version.digest}"
-                )
-            if empty:
-                raise WeightMismatchError(
-                    f"engine {engine} received nothing for {len(empty)} parameters of version {version.number}: "
-                    f"{_some(empty)}"
-                )
-        loaded = time.monotonic()
-        metrics = self._probe(version)
-        metrics |= {
+        with self.source.exclusive:
+            for attempt in range(ATTEMPTS):
+                last = attempt + 1 == ATTEMPTS
+                started = time.monotonic()
+                try:
+                    version, answers = self.sink.transfer()
+                except TransferError:
+                    if last:
+                        raise
+                    continue
+                loaded = time.monotonic()
+                wrong, proof = self._prove(version, answers)
+                if wrong and last and len(wrong) < len(answers):
+                    for engine, error in wrong.items():
+                        self.sink.drop(engine, error)
+                    wrong, answers = {}, {name: a for name, a in answers.items() if name not in wrong}
+                if not wrong:
+                    break
+            for error in wrong.values():
+                raise error
+            self.published = version
+            self.sink.accept(list(answers))
+        return version, proof | {
             "weights/version": float(version.number),
             "weights/engines": float(len(answers)),
-            "weights/bytes": float(sum(bucket.nbytes for bucket in version.buckets)),
-            "time/publish/export_s": exported - started,
-            "time/publish/load_s": loaded - exported,
+            "weights/bytes": float(version.nbytes),
+            "fault/publish": float(attempt),
+            "time/publish/transfer_s": loaded - started,
             "time/publish/probe_s": time.monotonic() - loaded,
         }
-        return version, metrics
 
-    def _probe(self, version: WeightVersion) -> dict[str, float]:
+    def admit(self, engine: str) -> None:
+        """Bring one engine the published weights and prove them, beside whatever the others do.
+
+        Does nothing while the trainer has others, newer ones: the engine then gets those, when they are published. An
+        engine that does not come to hold them is given up.
+        """
+        with self.source.exclusive:
+            if self.published is None or self.source.version != self.published.number:
+                return
+            try:
+                version, answers = self.sink.transfer(only=engine)
+                wrong, _ = self._prove(version, answers)
+                for error in wrong.values():
+                    raise error
+            except (TransferError, WeightMismatchError, WorkerFailedError) as error:
+                self.sink.drop(engine, error)
+                return
+            self.sink.accept([engine])
+
+    def _prove(
+        self, version: WeightVersion, answers: Mapping[str, Loaded]
+    ) -> tuple[dict[str, WeightMismatchError], dict[str, float]]:
+        """Who does not hold the version, and why; and how far the others are from the trainer."""
+        wrong = {}
+        for engine, answer in answers.items():
+            error = _content_error(engine, version, answer)
+            if error is not None:
+                wrong[engine] = error
+        behaving, proof = self._probe(version, [engine for engine in answers if engine not in wrong])
+        return wrong | behaving, proof
+
+    def _probe(
+        self, version: WeightVersion, engines: Sequence[str]
+    ) -> tuple[dict[str, WeightMismatchError], dict[str, float]]:
         requests = [
             SampleRequest(prompt_ids=prompt, max_tokens=self.probe_tokens, temperature=0.0, seed=0)
             for prompt in self.probe_prompts
         ]
         worst_mean = worst = 0.0
-        for engine, samples in enumerate(self.sink.probe(requests)):
-            wanted = self.source.logprobs(
-                [(request.prompt_ids, sample.token_ids) for request, sample in zip(requests, samples, strict=True)]
-            )
-            by_prompt = [
-                [abs(a - b) for a, b in zip(sample.logprobs, own, strict=True)]
-                for sample, own in zip(samples, wanted, strict=True)
-            ]
-            gaps = [gap for prompt in by_prompt for gap in prompt]
-            mean, largest = sum(gaps) / len(gaps), max(gaps)
+        wrong = {}
+        for engine, samples in self.sink.probe(engines, requests).items():
+            gaps = self._gaps(requests, samples)
+            flat = [gap for prompt in gaps for gap in prompt]
+            mean, largest = sum(flat) / len(flat), max(flat)
             # Written so that a NaN counts as disagreement.
             if not (mean <= self.max_mean_difference and largest <= self.max_difference):
-                worst_prompt = max(range(len(by_prompt)), key=lambda i: _size(by_prompt[i]))
+                worst_prompt = max(range(len(gaps)), key=lambda i: _size(gaps[i]))
                 tokens = [*requests[worst_prompt].prompt_ids, *samples[worst_prompt].token_ids]
-                raise WeightMismatchError(
-                    f"engine {engine} disagrees with the trainer after version {version.number}: |difference| of the "
+                wrong[engine] = WeightMismatchError(
+                    f"{engine} disagrees with the trainer after version {version.number}: |difference| of the "
                     f"probe's logprobs is {mean:.4f} in the mean (limit weights.max_mean_difference="
                     f"{self.max_mean_difference}) and {largest:.4f} at most (limit weights.max_difference="
-                    f"{self.max_difference}); {self._blame(engine, version, tokens)}"
+                    f"{self.max_difference}); {self._blame(engine, tokens)}"
                 )
+                continue
             worst_mean, worst = max(worst_mean, mean), max(worst, largest)
-        return {"weights/probe_mean_abs_diff": worst_mean, "weights/probe_max_abs_diff": worst}
+        return wrong, {"weights/probe_mean_abs_diff": worst_mean, "weights/probe_max_abs_diff": worst}
 
-    def _blame(self, engine: int, version: WeightVersion, tokens: Sequence[int]) -> str:
+    def _gaps(self, requests: Sequence[SampleRequest], samples: Sequence[Sample]) -> list[list[float]]:
+        """|difference| from the trainer's logprobs, for each token of each answer."""
+        pairs = list(zip(requests, samples, strict=True))
+        wanted = self.source.logprobs([(request.prompt_ids, sample.token_ids) for request, sample in pairs])
+        return [
+            [abs(a - b) for a, b in zip(sample.logprobs, own, strict=True)]
+            for sample, own in zip(samples, wanted, strict=True)
+        ]
+
+    def _blame(self, engine: str, tokens: Sequence[int]) -> str:
         """Which tensors an engine that disagrees on ``tokens`` does not seem to use."""
         module = first_difference(self.source.trace(tokens), self.sink.trace(engine, tokens))
         if module is None:
             return "every block agrees on a plain prompt, so the cache or the sampler is to blame"
-        names = [t.name for bucket in version.buckets for t in bucket.tensors if t.name.startswith(module + ".")]
-        return f"its first block to differ is {module}, tensors: {_some(names)}"
+        return f"its first block to differ is {module}, tensors: {_some(self.sink.tensor_names(module))}"
+
+
+def _content_error(engine: str, version: WeightVersion, answer: Loaded) -> WeightMismatchError | None:
+    if answer.digests != version.digests:
+        pairs = enumerate(zip(version.digests, answer.digests, strict=False))
+        differing = [str(number) for number, (sent, received) in pairs if sent != received]
+        return WeightMismatchError(
+            f"{engine} holds other bytes than version {version.number} has, in buckets {_some(differing)}"
+        )
+    if answer.empty:
+        return WeightMismatchError(
+            f"{engine} received nothing for {len(answer.empty)} parameters of version {version.number}: "
+            f"{_some(answer.empty)}"
+        )
+    return None
 
 
 def _size(gaps: Sequence[float]) -> float:

@@ -15,8 +15,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from rl.types import Sample, SampleRequest, WeightVersion
+from rl.config import Transport
+from rl.types import ON_DISK, Loaded, Sample, SampleRequest
+from rl.weights.transports.base import Route, Seat
+from rl.weights.transports.object_store import StoreReceiver
 from rl.workers import vllm_compat
+
+DIRECT = "direct/"
+"""Names of requests that somebody waits for in a call of its own begin so."""
 
 
 class RolloutWorker:
@@ -28,9 +34,15 @@ class RolloutWorker:
             queue.SimpleQueue()
         )
         self._finished: list[tuple[str, Sample]] = []
+        self._direct: dict[str, Sample] = {}
+        """Answers that are not for ``poll``."""
         self._news = threading.Condition()
         self._fault: str | None = None
-        self._version = -1
+        self._version: int | None = None if options.filled else ON_DISK
+        """Of the weights that it has; None while they are none, or a mixture of several."""
+        self._parcels: dict[str, StoreReceiver] = {}
+        self._held: list[tuple[str, SampleRequest]] = []
+        """Requests that came while there was no version to answer them."""
         self._submitted: dict[str, float] = {}
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(options, started), daemon=True, name="engine")
@@ -54,34 +66,56 @@ class RolloutWorker:
             out, self._finished = self._finished, []
             return out
 
-    def load_weights(self, version: WeightVersion, handles: list[Any]) -> tuple[str, list[str]]:
-        """Fetch, check and load a version. Running requests are interrupted: what there is of them is their answer.
+    def answer(self, requests: list[SampleRequest], deadline_s: float) -> list[Sample]:
+        """Sample and wait, beside whatever ``poll`` is asked for. Raises ``RuntimeError`` if the engine failed."""
+        names = [f"{DIRECT}{id(requests)}/{i}" for i in range(len(requests))]
+        self.submit(list(zip(names, requests, strict=True)))
+        with self._news:
+            self._news.wait_for(lambda: self._fault or all(n in self._direct for n in names), timeout=deadline_s)
+            if self._fault is not None:
+                raise RuntimeError(self._fault)
+            return [self._direct.pop(name) for name in names]
 
-        Returns the digest of the bytes that were loaded and the engine parameters that received nothing.
+    def open_route(self, route: Route, seats: list[Seat]) -> None:
+        """Take the engine's seats on a route for weights."""
+        self._on_engine(lambda: self._engine.open_route(route, seats))
+        if route.kind is Transport.object_store:
+            self._parcels[route.name] = StoreReceiver(route)
+
+    def close_route(self, name: str) -> None:
+        """Leave a route. An unknown one is left already."""
+        self._parcels.pop(name, None)
+        self._on_engine(lambda: self._engine.close_route(name))
+
+    def deliver(self, name: str, serial: int, index: int, data: Any) -> None:
+        """Bucket ``index`` of a transfer on a route that leaves buckets to the caller; None if it was given up."""
+        self._parcels[name].deliver(serial, index, data)
+
+    def receive(self, name: str, serial: int, number: int) -> Loaded:
+        """Load transfer ``serial``, which is version ``number``. Running requests are answered with what there is.
+
+        If it fails, requests wait until a later transfer succeeds: nothing is sampled from a mixture.
         """
-        import ray
 
-        from rl.weights.buckets import bucket_digest, total_digest, unpack
-
-        datas = ray.get(handles)
-        digests = [bucket_digest(s.tensors, data) for s, data in zip(version.buckets, datas, strict=True)]
-        tensors = {
-            name: tensor.clone()
-            for spec, data in zip(version.buckets, datas, strict=True)
-            for name, tensor in unpack(spec, data.copy())
-        }
-
-        def load() -> list[str]:
+        def load() -> Loaded:
             self._publish(self._engine.interrupt())
-            empty: list[str] = self._engine.load_weights(tensors)
-            self._version = version.number
-            return empty
+            self._version = None
+            loaded = self._engine.receive_weights(name, serial, self._parcels.get(name))
+            self._version = number
+            return loaded
 
-        return total_digest(digests), self._on_engine(load)
+        loaded: Loaded = self._on_engine(load)
+        return loaded
 
     def interrupt(self, request_ids: list[str]) -> None:
         """Answer these requests, as far as they are unfinished, with what there is of them."""
-        self._on_engine(lambda: self._publish(self._engine.interrupt(set(request_ids))))
+
+        def interrupt() -> None:
+            unbegun = [item for item in self._held if item[0] in request_ids]
+            self._held = [item for item in self._held if item[0] not in request_ids]
+            self._publish([*self._engine.interrupt(set(request_ids)), *(vllm_compat.unbegun(i) for i, _ in unbegun)])
+
+        self._on_engine(interrupt)
 
     def trace(self, token_ids: list[int]) -> dict[str, Any]:
         def trace() -> dict[str, Any]:
@@ -117,16 +151,24 @@ class RolloutWorker:
         while not self._inbox.empty() or not self._engine.busy:
             item = self._inbox.get()
             if isinstance(item, list):
-                now = time.monotonic()
-                for request_id, request in item:
-                    self._engine.add(request_id, request)
-                    self._submitted[request_id] = now
+                self._held += item
+                self._begin_held()
                 continue
             call, done = item
             try:
                 done.set_result(call())
             except BaseException as error:  # noqa: BLE001 - belongs to the caller
                 done.set_exception(error)
+            self._begin_held()
+
+    def _begin_held(self) -> None:
+        if self._version is None:
+            return
+        now = time.monotonic()
+        for request_id, request in self._held:
+            self._engine.add(request_id, request)
+            self._submitted[request_id] = now
+        self._held = []
 
     def _publish(self, answers: Sequence[Any]) -> None:
         if not answers:
@@ -139,8 +181,8 @@ class RolloutWorker:
                     token_ids=a.token_ids,
                     logprobs=a.logprobs,
                     stopped=a.stopped,
-                    policy_version=self._version,
-                    generate_s=now - self._submitted.pop(a.request_id),
+                    policy_version=ON_DISK if self._version is None else self._version,
+                    generate_s=now - self._submitted.pop(a.request_id, now),
                     interrupted=a.interrupted,
                     cached_tokens=a.cached_tokens,
                     repetitive=a.repetitive,
@@ -149,5 +191,6 @@ class RolloutWorker:
             for a in answers
         ]
         with self._news:
-            self._finished.extend(samples)
+            self._direct |= {name: sample for name, sample in samples if name.startswith(DIRECT)}
+            self._finished += [item for item in samples if not item[0].startswith(DIRECT)]
             self._news.notify_all()

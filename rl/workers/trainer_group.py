@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from rl.batch import TrainBatch, make_batch, weigh
 from rl.errors import WeightMismatchError
-from rl.types import RolloutGroup, WeightVersion
+from rl.types import BucketSpec, RolloutGroup
 from rl.workers.calls import wait_all
 
 
@@ -42,9 +44,27 @@ class TrainerGroup:
         self._deadline_s = deadline_s
         self.version = 0
 
+        self.exclusive: AbstractContextManager[Any] = threading.RLock()
+        """Held by whoever needs the ranks' weights to stay what they are over several calls."""
+
+    @property
+    def ranks(self) -> int:
+        return len(self._actors)
+
+    def start(self, method: str, *arguments: Any) -> dict[str, Any]:
+        """Call a method of every rank; returns the calls by the ranks' names."""
+        return {f"{self._name} {i}": getattr(a, method).remote(*arguments) for i, a in enumerate(self._actors)}
+
+    def stream(self, method: str, *arguments: Any) -> dict[Any, str]:
+        """Call a generator of every rank; returns the ranks' names by its stream."""
+        return {
+            getattr(a, method).options(num_returns="streaming").remote(*arguments): f"{self._name} {i}"
+            for i, a in enumerate(self._actors)
+        }
+
     def _all(self, method: str, *arguments: Any) -> list[Any]:
-        calls = {f"{self._name} {i}": getattr(a, method).remote(*arguments) for i, a in enumerate(self._actors)}
-        return wait_all(calls, deadline_s=self._deadline_s)
+        with self.exclusive:
+            return wait_all(self.start(method, *arguments), deadline_s=self._deadline_s)
 
     @property
     def oldest(self) -> int:
@@ -60,12 +80,13 @@ class TrainerGroup:
         if not batches:
             return {"optim/skipped_updates": float(self._updates)}
         rates = [self._rate(self.version + i) for i in range(len(batches))]
-        calls = {
-            f"{self._name} {i}": actor.update.remote([batch.micro_batches[i] for batch in batches], rates)
-            for i, actor in enumerate(self._actors)
-        }
-        ranks = wait_all(calls, deadline_s=self._deadline_s)
-        self.version += len(batches)
+        with self.exclusive:
+            calls = {
+                f"{self._name} {i}": actor.update.remote([batch.micro_batches[i] for batch in batches], rates)
+                for i, actor in enumerate(self._actors)
+            }
+            ranks = wait_all(calls, deadline_s=self._deadline_s)
+            self.version += len(batches)
         tokens = sum(batch.tokens for batch in batches)
         return _combine(ranks, updates=len(batches)) | {
             "optim/learning_rate": rates[-1],
@@ -87,9 +108,14 @@ class TrainerGroup:
                 f"on, got {sorted(versions, key=str)}"
             )
 
-    def export(self) -> tuple[WeightVersion, Sequence[Any]]:
-        exported: tuple[WeightVersion, Sequence[Any]] = self._all("export", self.version)[0]
-        return exported
+    def memory(self) -> list[dict[str, float]]:
+        """GPU memory of each rank; see ``TrainerWorker.memory``."""
+        return self._all("memory")
+
+    def layout(self, bucket_bytes: int) -> tuple[tuple[BucketSpec, ...], str, int]:
+        """How weights lie in buckets, and the host and port of the store where engines meet the trainer."""
+        first: tuple[tuple[BucketSpec, ...], str, int] = self._all("layout", bucket_bytes)[0]
+        return first
 
     def logprobs(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
         result: list[list[float]] = self._all("logprobs", [(list(p), list(c)) for p, c in sequences])[0]

@@ -18,8 +18,10 @@ from rl.batch import MicroBatch
 from rl.logprobs import token_logprobs
 from rl.losses import LossInputs, LossOutputs, cross_entropy, importance
 from rl.precision import fp32_arithmetic
-from rl.types import WeightVersion
-from rl.weights.buckets import describe, pack
+from rl.types import BucketSpec
+from rl.weights.send import WeightSender
+from rl.weights.transports.base import Route
+from rl.workers.trainer_weights import make_sender, persistent_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,6 @@ class TrainerOptions:
     gradient_checkpointing: bool
     loss: Callable[[LossInputs], LossOutputs]
     importance_cap: float | None
-    bucket_bytes: int
     seed: int
     threads: int | None
 
@@ -47,6 +48,7 @@ class TrainerWorker:
     def __init__(self, rank: int, options: TrainerOptions) -> None:
         self._rank = rank
         self._options = options
+        self._sender: WeightSender | None = None
         if options.threads is not None:
             torch.set_num_threads(options.threads)
 
@@ -57,6 +59,12 @@ class TrainerWorker:
         with socket.socket() as free:
             free.bind(("", 0))
             return ray.util.get_node_ip_address(), free.getsockname()[1]
+
+    def place(self) -> tuple[str, str]:
+        """The node, and the GPU there, that this rank was given."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
     def start(self, host: str, port: int) -> None:
         """Join the other ranks, load the model and shard it. Raises ``ValueError`` for a model that cannot load."""
@@ -80,7 +88,7 @@ class TrainerWorker:
             model.parameters(), lr=options.learning_rate, betas=options.adam_betas, weight_decay=options.weight_decay
         )
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_deepspeed_config(options))
-        self._device = self._engine.device
+        self._device = torch.device(self._engine.device)
 
     def update(self, batches: Sequence[Sequence[MicroBatch]], rates: Sequence[float]) -> dict[str, float]:
         """One optimizer step per batch, at the learning rates given; returns this rank's share of the metrics.
@@ -197,42 +205,68 @@ class TrainerWorker:
             hook.remove()
         return outputs
 
-    def export(self, number: int) -> tuple[WeightVersion, list[Any]] | None:
-        """The present weights in checkpoint format, in Ray's object store. Only rank 0 returns something."""
+    def layout(self, bucket_bytes: int) -> tuple[tuple[BucketSpec, ...], str, int]:
+        """How weights lie in buckets, and the host and port where engines meet the trainer."""
         import ray
-        from transformers.core_model_loading import revert_weight_conversion
 
-        gathered = dict(self._gather())
-        if self._rank != 0:
-            return None
-        tensors = revert_weight_conversion(self._engine.module, gathered)
-        buckets = list(pack(tensors.items(), bucket_bytes=self._options.bucket_bytes))
-        return describe(number, [spec for spec, _ in buckets]), [ray.put(data) for _, data in buckets]
+        if self._sender is None:
+            self._sender = make_sender(
+                self._engine.module,
+                rank=self._rank,
+                zero_stage=self._options.zero_stage,
+                bucket_bytes=bucket_bytes,
+                device=self._device,
+            )
+        host = ray.util.get_node_ip_address()
+        return self._sender.specs, host, self._sender.listen(host) if self._rank == 0 else 0
 
-    def _gather(self) -> Iterator[tuple[str, Tensor]]:
-        """Whole tensors by the module's own names; on ranks other than 0 only the gathering happens."""
-        import deepspeed
+    def open_route(self, route: Route) -> list[bytes] | None:
+        """See ``WeightSender.open``."""
+        return self._sending.open(route)
 
-        module = self._engine.module
-        for name, parameter in module.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self._options.zero_stage == 3):
-                if self._rank == 0:
-                    yield name, parameter.detach().clone()
-        for name, buffer in module.named_buffers():
-            owner, _, leaf = name.rpartition(".")
-            persistent = leaf not in module.get_submodule(owner)._non_persistent_buffers_set
-            if self._rank == 0 and persistent:
-                yield name, buffer.detach().clone()
+    def close_route(self, name: str) -> None:
+        self._sending.close(name)
+
+    def send(self, name: str, serial: int) -> Iterator[Any]:
+        """See ``WeightSender.send``. Number and bytes come one after the other, so that bytes need not be looked at."""
+        for number, parcel in self._sending.send(name, serial):
+            yield number
+            yield parcel
+
+    @property
+    def _sending(self) -> WeightSender:
+        assert self._sender is not None, "the layout comes first"
+        return self._sender
+
+    def memory(self) -> dict[str, float]:
+        """GiB of GPU memory in tensors: the most since the last call, and now. Empty without a GPU."""
+        if self._device.type != "cuda":
+            return {}
+        peak = torch.cuda.max_memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        return {"peak_gib": peak / 2**30, "now_gib": torch.cuda.memory_allocated(self._device) / 2**30}
 
     def save(self, folder: str) -> None:
         """Write optimizer state and fp32 weights, each rank its share; rank 0 adds a Hugging Face folder, ``model``."""
         from transformers import AutoTokenizer
 
         self._engine.save_checkpoint(folder, tag="trainer")
-        gathered = dict(self._gather())
+        gathered = self._whole_weights()
         if self._rank == 0:
             self._engine.module.save_pretrained(f"{folder}/model", state_dict=gathered)
             AutoTokenizer.from_pretrained(self._options.model).save_pretrained(f"{folder}/model")
+
+    def _whole_weights(self) -> dict[str, Tensor]:
+        """Copies of all weights by the module's own names; on ranks other than 0 only the gathering happens."""
+        import deepspeed
+
+        whole = {}
+        for name, tensor in persistent_tensors(self._engine.module):
+            sharded = self._options.zero_stage == 3 and hasattr(tensor, "ds_id")
+            with deepspeed.zero.GatheredParameters([tensor], enabled=sharded):
+                if self._rank == 0:
+                    whole[name] = tensor.detach().clone()
+        return whole
 
     def load(self, folder: str) -> None:
         """Read what ``save`` wrote with the same number of ranks and ZeRO stage."""

@@ -76,7 +76,7 @@ def system():
     parts = prepare(config)
     with start_workers(config, parts, lambda _step: None) as workers:
         publisher = Publisher(
-            source=workers.trainer, sink=workers.pool, probe_prompts=[[5, 6, 7]], probe_tokens=4,
+            source=workers.trainer, sink=workers.channel, probe_prompts=[[5, 6, 7]], probe_tokens=4,
             max_mean_difference=0.001, max_difference=0.005,
         )  # fmt: skip
         yield parts, workers, publisher.publish

@@ -27,7 +27,7 @@ def called(config):
         actors, starting = placement.start_rollout_workers(engine_options(config, parts), config.cluster, count=1)
         placement.wait_started(starting, config.cluster)
         with asyncio.Runner() as runner:
-            pool = RolloutPool(actors, deadline_s=120, run=runner.run)
+            pool = RolloutPool(actors, deadline_s=120)
             for form in (None, parts.chat.call_structure(TOOLS)):
 
                 async def sample(seed, form=form):

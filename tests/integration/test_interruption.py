@@ -1,8 +1,10 @@
 """A real engine in the middle of a request: stopped, gone on with, forgotten."""
 
 import asyncio
+from collections import deque
 
 import pytest
+import ray
 
 from rl.compose import REPOSITORY, load_config
 from rl.prepare import prepare
@@ -27,7 +29,7 @@ def system():
     actors, starting = placement.start_rollout_workers(options, config.cluster, count=1)
     placement.wait_started(starting, config.cluster)
     with asyncio.Runner() as runner:
-        pool = RolloutPool(actors, deadline_s=60, run=runner.run)
+        pool = RolloutPool(actors, deadline_s=60)
         yield runner, pool, parts.chat.prompt_ids([{"role": "user", "content": "What is 517+953?"}])
     placement.disconnect()
 
@@ -35,6 +37,12 @@ def system():
 def request(prompt, tokens, session, **options):
     settings = {"temperature": 0.0, "seed": 0, "ignore_eos": True} | options
     return SampleRequest(prompt_ids=prompt, max_tokens=tokens, session=session, **settings)
+
+
+def on_engine(pool, scene):
+    """What ``scene`` returns, which is called with the worker's engine, on the thread that steps it."""
+    call = pool.engines()[0].actor.__ray_call__.remote(lambda worker: worker._on_engine(lambda: scene(worker._engine)))
+    return ray.get(call)
 
 
 def test_what_was_sampled_before_an_interruption_is_kept_and_the_rest_follows(system):
@@ -79,4 +87,82 @@ def test_a_request_that_nobody_waits_for_any_more_is_dropped(system):
     done, after = runner.run(left())
     assert all(isinstance(error, asyncio.CancelledError) for error in done)
     assert len(after.token_ids) == 3
-    assert all(not worker.waiting for worker in pool._workers)
+    assert all(not engine.waiting for engine in pool.engines())
+
+
+def test_a_batch_in_flight_is_nobodys_once_its_request_is_interrupted(system):
+    _, pool, prompt = system
+    wanted = request(prompt * 4, 60, "")
+
+    def scene(engine):
+        core = engine._engine.engine_core.engine_core
+        usual = core.step_fn, core.batch_queue, core.batch_queue_size
+
+        def in_flight():
+            return any(batch.total_num_scheduled_tokens for _, batch, _ in core.batch_queue)
+
+        def answer():
+            engine.add("same", wanted)
+            ended = []
+            while engine.busy:
+                ended += engine.step()
+            return ended
+
+        whole = answer()
+        try:
+            # As with async scheduling on a GPU, a batch is begun before what came of the last one is known.
+            core.step_fn, core.batch_queue, core.batch_queue_size = core.step_with_batch_queue, deque(maxlen=2), 2
+            engine.add("same", wanted)
+            for _ in range(30):
+                engine.step()
+            while not in_flight():
+                engine.step()
+            begun = engine.interrupt()
+            again = answer()
+            engine.add("same", wanted)
+            engine.step()
+            nothing = engine.interrupt()
+            assert in_flight()
+            engine._forget_prefixes()
+            assert not core.batch_queue
+            forgotten = answer()
+        finally:
+            engine._drain()
+            core.step_fn, core.batch_queue, core.batch_queue_size = usual
+        return *whole, *begun, *again, *nothing, *forgotten
+
+    whole, begun, again, nothing, forgotten = on_engine(pool, scene)
+    assert begun.interrupted
+    assert 0 < len(begun.token_ids) == len(begun.logprobs) < 60
+    assert begun.token_ids == whole.token_ids[: len(begun.token_ids)]
+    assert again.token_ids == forgotten.token_ids == whole.token_ids
+    assert max(abs(a - b) for a, b in zip(again.logprobs, whole.logprobs, strict=True)) < 1e-3
+    assert begun.cached_tokens == again.cached_tokens == 32 * ((4 * len(prompt) - 1) // 32) > 0
+    assert forgotten.cached_tokens == 0
+    assert nothing.interrupted
+    assert nothing.token_ids == nothing.logprobs == []
+
+
+def test_a_request_draws_from_its_own_seed_unless_the_engine_does_without(system):
+    _, pool, prompt = system
+    wanted = request(prompt, 40, "", temperature=1.0, seed=7)
+
+    def scene(engine):
+        def two():
+            engine.add("one", wanted)
+            engine.add("other", wanted)
+            ended = []
+            while engine.busy:
+                ended += engine.step()
+            return [answer.token_ids for answer in ended]
+
+        seeded = two()
+        engine._seeded = False
+        try:
+            return seeded, two()
+        finally:
+            engine._seeded = True
+
+    (first, second), (third, fourth) = on_engine(pool, scene)
+    assert first == second
+    assert third != fourth

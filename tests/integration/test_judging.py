@@ -44,7 +44,7 @@ def test_an_engine_that_dies_while_judging_costs_its_judgements_alone():
         engines, up = placement.start_rollout_workers(options, config.cluster, count=2)
         placement.wait_started(up, config.cluster)
         with asyncio.Runner() as runner:
-            pool = RolloutPool(engines, deadline_s=60, run=runner.run)
+            pool = RolloutPool(engines, deadline_s=60)
             judge = Judge(
                 engine=pool, chat=parts.chat, prompts=made.prompts, rubrics=made.rubrics, context=512, max_tokens=80,
                 temperature=0.0, graded=False,

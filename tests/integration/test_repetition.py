@@ -23,7 +23,7 @@ def test_a_model_that_never_stops_is_cut_once_it_loops():
         actors, starting = placement.start_rollout_workers(options, config.cluster, count=1)
         placement.wait_started(starting, config.cluster)
         with asyncio.Runner() as runner:
-            pool = RolloutPool(actors, deadline_s=120, run=runner.run)
+            pool = RolloutPool(actors, deadline_s=120)
             requests = [
                 SampleRequest(prompt_ids=[10 + n, 20, 30], max_tokens=2500, temperature=0.0, seed=0, session=str(n))
                 for n in range(16)

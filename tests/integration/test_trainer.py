@@ -46,7 +46,7 @@ def curve(zero_stage, ranks):
             TrainerOptions(
                 model=str(REPOSITORY / "models/starter"), ranks=ranks, zero_stage=zero_stage, learning_rate=1e-4,
                 adam_betas=(0.9, 0.95), weight_decay=0.0, max_grad_norm=1.0, gradient_checkpointing=False,
-                loss=parts.loss, importance_cap=None, bucket_bytes=2**20, seed=0, threads=1,
+                loss=parts.loss, importance_cap=None, seed=0, threads=1,
             ),
             config.cluster,
         )  # fmt: skip

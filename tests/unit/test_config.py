@@ -3,8 +3,8 @@
 import pytest
 
 from rl.compose import CONF, load_config, option_paths
-from rl.config import validate
 from rl.prepare import prepare
+from rl.validation import validate
 from scripts.cli import main
 
 GROUPS = [

@@ -102,7 +102,7 @@ class Worker:
 
 def test_an_iterations_rollouts_and_lessons_join_the_engines_batch_at_one_step():
     worker = Worker(Policy())
-    both = joint(RolloutPool([worker], deadline_s=10, run=asyncio.run), weight=0.0)
+    both = joint(RolloutPool([worker], deadline_s=10), weight=0.0)
     both.collect([CHECKED, CHECKED], iteration=1)
     assert worker.together == [8]
     lessons = both.collect([CHECKED, CHECKED], iteration=2).lessons
@@ -186,7 +186,8 @@ def separate(answers, tmp_path):
         def publish(self):
             held["weights"] = trainer.weights
             engine.version = trainer.version
-            return WeightVersion(number=trainer.version, buckets=(), digest=""), {"weights/version": trainer.version}
+            version = WeightVersion(number=trainer.version, digest="", digests=(), nbytes=0)
+            return version, {"weights/version": trainer.version}
 
     engine = Answers(lambda prompt: answers[held["weights"]](prompt))
     one = critic(judge(engine, context=400))

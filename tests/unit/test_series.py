@@ -11,7 +11,7 @@ from rewards.series import share_right
 from rl.rollout import Episode, RolloutLimits
 from rl.tasks import ProceduralTasks, SeriesTasks
 from rl.types import EndReason
-from scripts.bench_modes import length_bias
+from scripts.bench.modes import length_bias
 
 SOURCE = {"_target_": "rl.tasks.ProceduralTasks", "seed": 4}
 

@@ -50,7 +50,7 @@ def rollout(config: Config) -> int:
         ).remote(options)  # fmt: skip
         placement.wait_started(started | {"plain vLLM": plain.ready.remote()}, config.cluster)
         with asyncio.Runner() as runner:
-            pool = RolloutPool(actors, deadline_s=600, run=runner.run)
+            pool = RolloutPool(actors, deadline_s=600)
 
             async def sample_all() -> int:
                 requests = [
@@ -109,7 +109,7 @@ def train(config: Config) -> int:
         learning_rate=trainer.learning_rate, adam_betas=(trainer.adam_betas[0], trainer.adam_betas[1]),
         weight_decay=trainer.weight_decay,
         max_grad_norm=trainer.max_grad_norm, gradient_checkpointing=trainer.gradient_checkpointing, loss=parts.loss,
-        importance_cap=None, bucket_bytes=2**26, seed=0,
+        importance_cap=None, seed=0,
         threads=None if threads is None else max(1, threads // trainer.ranks),
     )  # fmt: skip
     rng = random.Random(0)

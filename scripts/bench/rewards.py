@@ -75,7 +75,7 @@ def measure_rewards() -> int:
     row("sandboxed Python programs", programs, "per s", 40, least=True)
     row("cold start of a sandbox, without Python's own", 1000 * _cold_start(), "ms", 40, least=False)
     scores, seconds, blocked_hang = _run(
-        {"_target_": "scripts.bench_rewards.hang"}, hang_calls, workers=8, deadline_s=HANG_DEADLINE_S
+        {"_target_": "scripts.bench.rewards.hang"}, hang_calls, workers=8, deadline_s=HANG_DEADLINE_S
     )
     timeouts = [s.fault is Fault.TIMEOUT for s in scores]
     wrong = sum(t != call[0].fields["hang"] for t, call in zip(timeouts, hang_calls, strict=True))

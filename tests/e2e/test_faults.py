@@ -1,0 +1,117 @@
+"""Runs that lose a trainer rank, or a checkpoint: they go on by themselves, and end where others do."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from rl.compose import REPOSITORY
+from rl.tracking.files import read_metrics
+
+pytestmark = pytest.mark.slow
+# Arithmetic alone is the same twice (docs/reproducibility.md). A constant rate does not depend on when the run ends.
+SETTINGS = [
+    "experiment=smoke",
+    "tasks=arithmetic",
+    "reward=math",
+    "tasks.per_iteration=8",
+    "evaluation.every=100",
+    "trainer.schedule=constant",
+    "checkpoint.every=1",
+    "checkpoint.keep=9",
+]
+KILLED, WHOLE = 6, 7
+"""Iterations."""
+DEADLINE_S = 240
+
+
+def start(folder, iterations):
+    command = [sys.executable, "-m", "scripts.cli", "train", *SETTINGS, f"folder={folder}", f"iterations={iterations}"]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(process):
+    """What the run said. It must end well."""
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def ranks(process):
+    """The run's own trainer ranks: those that descend from it, whatever else this machine is at."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    return [p for p in found if p.is_running() and "TrainerWorker" in " ".join(p.cmdline()[:1])]
+
+
+def iterations(folder):
+    return [record["iteration"] for record in read_metrics(folder)]
+
+
+def weights(folder, iteration):
+    return json.loads((folder / f"checkpoints/iteration-{iteration:06d}/state.json").read_text())["weights"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(start(folder, WHOLE))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run one of whose trainer ranks was killed in the third iteration, and what it said."""
+    folder = tmp_path_factory.mktemp("killed")
+    process = start(folder, KILLED)
+    deadline = time.monotonic() + DEADLINE_S
+    while not (folder / "checkpoints/iteration-000002/state.json").exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    _, rank = ranks(process)
+    os.kill(rank.pid, signal.SIGKILL)
+    return folder, finish(process)
+
+
+def test_nothing_happened(whole):
+    assert iterations(whole) == [*range(WHOLE + 1)]
+    assert {record["fault/restarts"] for record in read_metrics(whole)[1:]} == {0}
+    assert len({weights(whole, i) for i in range(1, WHOLE + 1)}) == WHOLE, "each iteration changes them"
+
+
+def test_a_run_goes_on_after_a_trainer_rank_was_killed(whole, killed):
+    folder, said = killed
+    assert iterations(folder) == [*range(KILLED + 1)], "each iteration is there, and once"
+    restarts = [record["fault/restarts"] for record in read_metrics(folder)[1:]]
+    assert restarts == sorted(restarts)
+    assert (restarts[0], restarts[-1]) == (0, 1)
+    assert re.search(r"trainer rank [01] failed: ", said)
+    assert "restart 1: the run goes on after iteration " in said
+    assert "the end of " in said, "the rank's log is quoted"
+    assert weights(folder, KILLED) == weights(whole, KILLED), "as if nothing had happened"
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(whole, killed):
+    folder, _ = killed
+    damaged = folder / f"checkpoints/iteration-{KILLED:06d}"
+    largest = max((p for p in damaged.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    with largest.open("r+b") as file:
+        file.seek(largest.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 16]))
+    said = finish(start(folder, WHOLE))
+    assert f"{largest.relative_to(damaged)} does not hold what was written" in said
+    assert f"resuming after iteration {KILLED - 1}" in said
+    assert iterations(folder) == [*range(WHOLE + 1)]
+    assert weights(folder, KILLED) == weights(whole, KILLED), "the damaged one was replaced"
+    assert weights(folder, WHOLE) == weights(whole, WHOLE)
