@@ -134,9 +134,13 @@ class RolloutConfig:
     concurrency: int = 256
     """Sequences that one engine works on at once."""
     tensor_parallel: int = 1
-    kv_cache_gib: float = 0.25
-    """Cache per engine on a CPU."""
+    kv_cache_gib: float | None = 0.25
+    """Cache per engine; null takes what ``gpu_memory_share`` leaves. Engines that share a GPU need it set."""
     gpu_memory_share: float = 0.85
+    """Of a GPU, for one engine with weights and cache."""
+    sleep: bool = False
+    """Engines that share GPUs with the trainer let go of weights and cache while it learns, and the trainer of its
+    optimizer's state while they sample. Costs seconds an iteration, and lets larger models fit."""
     enforce_eager: bool = True
     deadline_s: float = 600.0
     """Longest time that an engine may be silent while it owes answers."""

@@ -166,6 +166,8 @@ class _Team:
             start_deadline_s=config.cluster.start_deadline_s,
         )
         if self.trainer is not None:
+            if config.rollout.sleep:
+                self.trainer.make_room = self.pool.sleep
             self.channel = Channel(
                 self.trainer,
                 self.pool,
@@ -268,6 +270,7 @@ def engine_options(config: Config, parts: Parts) -> Any:
         seed=config.seed,
         repetitions=rollout.repetitions,
         seeded=rollout.seeded,
+        sleeps=rollout.sleep,
         constrains=config.evaluation.constrain_calls,
         threads=placement.threads_of(config.cluster),
     )

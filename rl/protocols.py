@@ -148,6 +148,10 @@ class WeightSource(Protocol):
         """Output of every sub-module for one prompt, by module name."""
         ...
 
+    def rest(self) -> None:
+        """Nothing is learnt for a while: memory may go to others."""
+        ...
+
 
 class WeightSink(Protocol):
     """The engines' side of publishing, and the way there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from rl.config import Config, CriticMode, KindConfig
+from rl.config import Config, CriticMode, KindConfig, Placement
 from rl.schedules import KINDS
 
 
@@ -23,7 +23,7 @@ _AT_LEAST_ONE = (
     "critic.workers", "env_pool.concurrency",
 )  # fmt: skip
 _POSITIVE = (
-    "rollout.temperature", "rollout.kv_cache_gib", "rollout.deadline_s", "rollout.env_deadline_s",
+    "rollout.temperature", "rollout.deadline_s", "rollout.env_deadline_s",
     "trainer.learning_rate", "trainer.deadline_s", "evaluation.temperature", "reward_pool.deadline_s",
     "cluster.object_store_gib", "cluster.start_deadline_s", "weights.deadline_s",
 )  # fmt: skip
@@ -93,6 +93,28 @@ def validate(config: Config) -> None:
 
 def _validate_rollout(config: Config) -> None:
     rollout = config.rollout
+    colocated = config.cluster.placement is Placement.colocated
+    cache = rollout.kv_cache_gib
+    require(cache is None or cache > 0, "rollout.kv_cache_gib", "must be null or positive", cache)
+    require(
+        cache is not None or config.cluster.placement is Placement.separate,
+        "rollout.kv_cache_gib",
+        f"must be set with cluster.placement={config.cluster.placement}, because engines cannot tell what is theirs",
+        cache,
+    )
+    require(colocated or not rollout.sleep, "rollout.sleep", "needs cluster.placement=colocated", rollout.sleep)
+    require(
+        not (rollout.sleep and rollout.asynchronous),
+        "rollout.sleep",
+        "must be false with rollout.asynchronous, because rollouts go on while the trainer works",
+        rollout.sleep,
+    )
+    require(
+        not colocated or config.trainer.ranks % rollout.tensor_parallel == 0,
+        "rollout.tensor_parallel",
+        f"must divide trainer.ranks ({config.trainer.ranks}) with cluster.placement=colocated",
+        rollout.tensor_parallel,
+    )
     for name in ("turn_tokens", "iteration_tokens"):
         value = getattr(rollout, name)
         require(value is None or value >= 1, f"rollout.{name}", "must be null or at least 1", value)

@@ -18,6 +18,8 @@ BENCHES = {
     "concurrency": ("rollouts", "concurrency"),
     "modes": ("modes", "modes"),
     "iteration": ("iteration", "iteration"),
+    "sync": ("sync", "sync"),
+    "scale": ("scale", "scale"),
 }
 """Module and function of each benchmark."""
 

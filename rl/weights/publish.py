@@ -73,6 +73,7 @@ class Publisher:
                 raise error
             self.published = version
             self.sink.accept(list(answers))
+            self.source.rest()
         return version, proof | {
             "weights/version": float(version.number),
             "weights/engines": float(len(answers)),

@@ -68,7 +68,7 @@ class Channel:
                 return self._run(route, engines)
             except TransferError:
                 # Whoever failed at it is lost; the others hold a mixture, and get all of it once more.
-                self._hang_up()
+                self.close()
                 left = self._pool.engines()
                 if len(left) == len(engines):
                     raise
@@ -77,12 +77,13 @@ class Channel:
     def _route_to(self, engines: list[EngineHandle]) -> Route:
         if self._open is not None and self._open[1] == engines:
             return self._open[0]
-        self._hang_up()
+        self.close()
         route = self._open_route(self._kind, engines)
         self._open = route, engines
         return route
 
-    def _hang_up(self) -> None:
+    def close(self) -> None:
+        """Close the route that is open, and free the buffers on both sides."""
         if self._open is not None:
             route, engines = self._open
             self._open = None

@@ -281,6 +281,15 @@ class RolloutPool:
         calls = {name: self.engine(name).actor.answer.remote(list(requests), self._deadline_s) for name in engines}
         return dict(zip(calls, wait_all(calls, deadline_s=self._deadline_s), strict=True))
 
+    def sleep(self) -> None:
+        """Have all engines let go of their GPUs' memory until they receive weights."""
+        calls = {engine.name: engine.actor.sleep.remote() for engine in self._engines if engine.ready is None}
+        for name, call in calls.items():
+            try:
+                wait_all({name: call}, deadline_s=self._deadline_s)
+            except WorkerFailedError as error:
+                self.lose(self.engine(name), error)
+
     def trace(self, engine: str, token_ids: Sequence[int]) -> Mapping[str, Any]:
         """See ``rl.protocols.WeightSink``."""
         call = self.engine(engine).actor.trace.remote(list(token_ids))

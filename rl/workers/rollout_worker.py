@@ -40,6 +40,7 @@ class RolloutWorker:
         self._fault: str | None = None
         self._version: int | None = None if options.filled else ON_DISK
         """Of the weights that it has; None while they are none, or a mixture of several."""
+        self._asleep = False
         self._parcels: dict[str, StoreReceiver] = {}
         self._held: list[tuple[str, SampleRequest]] = []
         """Requests that came while there was no version to answer them."""
@@ -100,12 +101,29 @@ class RolloutWorker:
         def load() -> Loaded:
             self._publish(self._engine.interrupt())
             self._version = None
+            if self._asleep:
+                self._engine.wake("weights")
             loaded = self._engine.receive_weights(name, serial, self._parcels.get(name))
+            if self._asleep:
+                self._engine.wake("kv_cache")
+                self._asleep = False
             self._version = number
             return loaded
 
         loaded: Loaded = self._on_engine(load)
         return loaded
+
+    def sleep(self) -> None:
+        """Let go of the GPU's memory until weights are received. Running requests are answered with what there is."""
+
+        def sleep() -> None:
+            self._publish(self._engine.interrupt())
+            self._version = None
+            if not self._asleep:
+                self._engine.sleep()
+            self._asleep = True
+
+        self._on_engine(sleep)
 
     def interrupt(self, request_ids: list[str]) -> None:
         """Answer these requests, as far as they are unfinished, with what there is of them."""

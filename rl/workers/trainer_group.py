@@ -19,7 +19,9 @@ from rl.workers.calls import wait_all
 class TrainerGroup:
     """Implements ``rl.protocols.Trainer`` and ``WeightSource`` over the ranks' actors.
 
-    ``rate`` maps the number of an optimizer step, from 0, to its learning rate.
+    ``rate`` maps the number of an optimizer step, from 0, to its learning rate. With ``make_room``, the ranks take
+    turns with somebody else on their GPUs: it is called before they learn, and ``rest`` lets go of what only learning
+    needs.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class TrainerGroup:
         micro_batch_tokens: int,
         deadline_s: float,
         max_staleness: int = 0,
+        make_room: Callable[[], None] | None = None,
         name: str = "trainer rank",
     ) -> None:
         self._actors = actors
@@ -40,6 +43,7 @@ class TrainerGroup:
         self._rate = rate
         self._updates = updates_per_iteration
         self._max_staleness = max_staleness
+        self.make_room = make_room
         self._micro_batch_tokens = micro_batch_tokens
         self._deadline_s = deadline_s
         self.version = 0
@@ -81,6 +85,8 @@ class TrainerGroup:
             return {"optim/skipped_updates": float(self._updates)}
         rates = [self._rate(self.version + i) for i in range(len(batches))]
         with self.exclusive:
+            if self.make_room is not None:
+                self.make_room()
             calls = {
                 f"{self._name} {i}": actor.update.remote([batch.micro_batches[i] for batch in batches], rates)
                 for i, actor in enumerate(self._actors)
@@ -107,6 +113,11 @@ class TrainerGroup:
                 f"what is learnt must be sampled by the trainer's version, {self.version}, or one from {self.oldest} "
                 f"on, got {sorted(versions, key=str)}"
             )
+
+    def rest(self) -> None:
+        """See ``rl.protocols.WeightSource``."""
+        if self.make_room is not None:
+            self._all("rest")
 
     def memory(self) -> list[dict[str, float]]:
         """GPU memory of each rank; see ``TrainerWorker.memory``."""

@@ -21,6 +21,7 @@ from rl.precision import fp32_arithmetic
 from rl.types import BucketSpec
 from rl.weights.send import WeightSender
 from rl.weights.transports.base import Route
+from rl.workers.offload import TrainingState
 from rl.workers.trainer_weights import make_sender, persistent_tensors
 
 
@@ -89,6 +90,11 @@ class TrainerWorker:
         )
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_deepspeed_config(options))
         self._device = torch.device(self._engine.device)
+        self._state = TrainingState(self._engine.optimizer, self._engine.module, self._device)
+
+    def rest(self) -> None:
+        """Let go of what only learning needs, until the next update."""
+        self._state.leave()
 
     def update(self, batches: Sequence[Sequence[MicroBatch]], rates: Sequence[float]) -> dict[str, float]:
         """One optimizer step per batch, at the learning rates given; returns this rank's share of the metrics.
@@ -97,6 +103,7 @@ class TrainerWorker:
         update it is the policy being differentiated, for the others its logprobs are computed before the first step.
         """
         started = time.monotonic()
+        self._state.back()
         self._engine.eval()
         with torch.no_grad():
             later = [[self._logprobs(micro) for micro in batch] for batch in batches[1:]]
@@ -250,6 +257,7 @@ class TrainerWorker:
         """Write optimizer state and fp32 weights, each rank its share; rank 0 adds a Hugging Face folder, ``model``."""
         from transformers import AutoTokenizer
 
+        self._state.back()
         self._engine.save_checkpoint(folder, tag="trainer")
         gathered = self._whole_weights()
         if self._rank == 0:
@@ -270,6 +278,7 @@ class TrainerWorker:
 
     def load(self, folder: str) -> None:
         """Read what ``save`` wrote with the same number of ranks and ZeRO stage."""
+        self._state.back()
         path, _ = self._engine.load_checkpoint(folder, tag="trainer")
         if path is None:
             raise ValueError(f"{folder} must hold a checkpoint of this trainer, got none that can be read")
@@ -312,15 +321,16 @@ def load_policy(path: str, *, gradient_checkpointing: bool) -> Any:
     """The policy in bf16, with packed attention and grouped expert matrix products."""
     from transformers import AutoModelForCausalLM
 
-    from rl import attention
+    from rl import attention, experts
 
     attention.register()
+    experts.register()
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, attn_implementation="packed")
     except OSError as error:
         raise ValueError(f"model.path must be a model that transformers can load, got {path}: {error}") from error
     if any(name.endswith(".experts") for name, _ in model.named_modules()):
-        model.set_experts_implementation("grouped_mm")
+        model.set_experts_implementation("sorted" if torch.cuda.is_available() else "grouped_mm")
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model

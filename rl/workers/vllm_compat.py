@@ -6,6 +6,7 @@ model (receiving weights) is in ``rl.workers.vllm_weights``, which vLLM mixes in
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ class EngineOptions:
     context: int
     concurrency: int
     stop_token_ids: Sequence[int]
-    kv_cache_gib: float
+    kv_cache_gib: float | None
     gpu_memory_share: float
     tensor_parallel: int
     enforce_eager: bool
@@ -74,6 +75,8 @@ class EngineOptions:
     threads: int | None
     repetitions: int | None = None
     """So often in a row must a stretch of ``REPEATED`` tokens come for a request to be cut; None cuts none."""
+    sleeps: bool = False
+    """Whether the engine can let go of its GPU memory; see ``Engine.sleep``."""
     constrains: bool = False
     """Whether requests may have a ``structure``; the engine then needs the tokenizer."""
     filled: bool = False
@@ -98,13 +101,16 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
         enforce_eager=options.enforce_eager,
         load_format="dummy" if options.filled else "auto",
         tensor_parallel_size=options.tensor_parallel,
-        gpu_memory_utilization=options.gpu_memory_share,
+        # With a cache of a given size the share is only what must be free at the start.
+        gpu_memory_utilization=options.gpu_memory_share if options.kv_cache_gib is None else 0.01,
+        enable_sleep_mode=options.sleeps,
         worker_extension_cls="rl.workers.vllm_weights.WorkerExtension",
     )
+    if options.kv_cache_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gib * 2**30)
     if not torch.cuda.is_available():
         # Prompts are never cut into chunks: on a CPU, vLLM 0.32 cannot combine chunks with per-request seeds.
         arguments["enable_chunked_prefill"] = False
-        arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gib * 2**30)
         # vLLM's 128 on CPUs would share no prompt that is shorter, and so compute a group's prompt for each rollout.
         arguments["block_size"] = 32
         if options.tensor_parallel == 1:
@@ -156,6 +162,9 @@ class Engine:
         self._repetitions = options.repetitions
         self._seeded = options.seeded
         self._tensor_parallel = options.tensor_parallel
+        # What is there now stays: the collector need not walk through it again and again between steps.
+        gc.collect()
+        gc.freeze()
         self._running: dict[str, _Running] = {}
         """Unfinished requests by vLLM's own id, in the order in which they came."""
 
@@ -258,6 +267,15 @@ class Engine:
             empty=tuple(sorted({name for answer in answers for name in answer.empty})),
             again=any(answer.again for answer in answers),
         )
+
+    def sleep(self) -> None:
+        """Let go of weights and cache on the GPU. Must not be called while ``busy``."""
+        self._drain()
+        self._engine.sleep(level=2)
+
+    def wake(self, what: str) -> None:
+        """Take memory for ``weights``, whose content is lost, or for ``kv_cache``."""
+        self._engine.wake_up(tags=[what])
 
     def trace(self, token_ids: Sequence[int]) -> dict[str, torch.Tensor]:
         """Output of every sub-module for every token of one prompt, by module name; to find where two models part."""

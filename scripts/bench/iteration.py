@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from rl.config import Config
 from rl.types import EndReason, Rollout, RolloutGroup, Sample, SampleRequest, Score, Segment, Task
+from rl.weights.publish import Publisher
 from scripts.bench import w1
-from scripts.bench.machine import System, describe, keep, small_system
+from scripts.bench.machine import System, describe, keep, show, small_system
 
 ITERATIONS, FIRST = 5, 2
 """How many iterations run, and the first that counts: before it kernels are compiled and buffers made."""
@@ -19,11 +20,14 @@ ITERATIONS, FIRST = 5, 2
 def iteration(config: Config) -> int:
     """Run them and print the median split; returns the exit status."""
     rows: list[dict[str, float]] = []
+    begin = time.monotonic()
     with asyncio.Runner() as runner, small_system(config, model=w1.model_folder(), context=w1.CONTEXT) as system:
-        system.publisher.publish()
+        publisher = system.publisher()
+        publisher.publish()
+        print(f"trainer and {len(system.engines)} engines started in {time.monotonic() - begin:.0f} s", flush=True)
         for number in range(1, ITERATIONS + 1):
-            rows.append(_one(system, runner, number))
-            print("  ".join(f"{name} {value:.3f}" for name, value in rows[-1].items()), flush=True)
+            rows.append(_one(system, publisher, runner, number))
+            show(rows[-1])
         peaks = system.trainer.memory()
     counted = rows[FIRST - 1 :]
     medians = {name: statistics.median(row[name] for row in counted) for name in counted[0]}
@@ -35,14 +39,14 @@ def iteration(config: Config) -> int:
     return 0
 
 
-def _one(system: System, runner: asyncio.Runner, number: int) -> dict[str, float]:
+def _one(system: System, publisher: Publisher, runner: asyncio.Runner, number: int) -> dict[str, float]:
     requests = w1.requests(number)
     begin = time.monotonic()
     samples = runner.run(_sample(system, requests))
     sampled = time.monotonic()
     learnt = system.trainer.update(groups_of(requests, samples))
     updated = time.monotonic()
-    _, published = system.publisher.publish()
+    _, published = publisher.publish()
     end = time.monotonic()
     tokens = sum(len(sample.token_ids) for sample in samples)
     return {

@@ -276,6 +276,9 @@ class FakeTrainer:
     def trace(self, token_ids):
         return {"a": torch.ones(3), "b": torch.ones(3)}
 
+    def rest(self):
+        self.resting = True
+
 
 class FakeEngines:
     """Answers are taken from ``says`` in turn, the last one for ever; each may differ by engine."""

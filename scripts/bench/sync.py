@@ -1,0 +1,72 @@
+"""``closedloop bench sync``: how fast weights get from the trainer into the engines, by each transport.
+
+Timed are the transfer, from the call to the last engine's answer, and the time until an engine that was told to sample
+right after it has the first token from the new weights. Digests are computed and compared on the way, as in a run.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+from rl.config import Config, Placement, Transport
+from rl.types import SampleRequest
+from scripts.bench import w1
+from scripts.bench.machine import System, describe, keep, show, small_system
+
+LAYERS = (4, 16)
+"""Of workload W1's model: 0.3 and 0.9 G parameters."""
+ROUNDS, FIRST = 7, 2
+"""Transfers by each transport, and the first that counts: the first ones open the route and learn the layout."""
+BY_PLACEMENT = {
+    Placement.cpu: tuple(kind for kind in Transport if kind is not Transport.auto),
+    Placement.separate: (Transport.nccl, Transport.object_store),
+    Placement.colocated: (Transport.cuda_ipc, Transport.object_store),
+}
+
+
+def sync(config: Config) -> int:
+    """Measure and print; returns the exit status."""
+    results: list[dict[str, Any]] = []
+    for layers in LAYERS:
+        with small_system(config, model=w1.model_folder(layers=layers), context=w1.CONTEXT) as system:
+            for kind in BY_PLACEMENT[config.cluster.placement]:
+                results.append({"layers": layers, "transport": kind.value, **_measure(system, kind)})
+                show(results[-1])
+    shape = {"engines": config.rollout.workers, "ranks": config.trainer.ranks, "zero_stage": config.trainer.zero_stage}
+    keep(
+        f"sync-{config.cluster.placement.value}-{shape['engines']}",
+        {"machine": describe(), **shape, "bucket_mib": config.weights.bucket_mib, "results": results},
+    )
+    return 0
+
+
+def _measure(system: System, kind: Transport) -> dict[str, Any]:
+    channel = system.channel(system.pool, kind)
+    system.trainer.memory()
+    rows = [_one(system, channel) for _ in range(ROUNDS)]
+    memory = system.trainer.memory()
+    counted = rows[FIRST:]
+    channel.close()
+    median = {name: statistics.median(row[name] for row in counted) for name in counted[0]}
+    return {
+        **median,
+        "gib_per_s": median["gib"] / median["transfer_s"],
+        "opening_s": rows[0]["transfer_s"],
+        "rank_0_peak_extra_gib": memory[0]["peak_gib"] - memory[0]["now_gib"] if memory[0] else None,
+    }
+
+
+def _one(system: System, channel: Any) -> dict[str, float]:
+    names = [engine.name for engine in system.pool.engines()]
+    request = SampleRequest(prompt_ids=w1.prompts(0)[0], max_tokens=1, temperature=0.0, seed=0, ignore_eos=True)
+    begin = time.monotonic()
+    version, _ = channel.transfer()
+    moved = time.monotonic()
+    system.pool.probe(names, [request])
+    return {
+        "gib": version.nbytes / 2**30,
+        "transfer_s": moved - begin,
+        "first_token_s": time.monotonic() - begin,
+    }
