@@ -81,7 +81,8 @@ def start_rollout_workers(
     places: Sequence[Place] = (),
 ) -> tuple[list[Any], dict[str, Any]]:
     """Create ``count`` rollout actors. Returns them and the calls that complete once they have started."""
-    started = [start_rollout_worker(options, cluster, places[i] if places else None) for i in range(count)]
+    at = [places[i % len(places)] if places else None for i in range(count)]
+    started = [start_rollout_worker(options, cluster, place) for place in at]
     return [actor for actor, _ in started], {f"{name} {i}": ready for i, (_, ready) in enumerate(started)}
 
 

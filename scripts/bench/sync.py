@@ -44,9 +44,9 @@ def sync(config: Config) -> int:
 
 def _measure(system: System, kind: Transport) -> dict[str, Any]:
     channel = system.channel(system.pool, kind)
-    system.trainer.memory()
+    before = system.trainer.memory()
     rows = [_one(system, channel) for _ in range(ROUNDS)]
-    memory = system.trainer.memory()
+    after = system.trainer.memory()
     counted = rows[FIRST:]
     channel.close()
     median = {name: statistics.median(row[name] for row in counted) for name in counted[0]}
@@ -54,7 +54,7 @@ def _measure(system: System, kind: Transport) -> dict[str, Any]:
         **median,
         "gib_per_s": median["gib"] / median["transfer_s"],
         "opening_s": rows[0]["transfer_s"],
-        "rank_0_peak_extra_gib": memory[0]["peak_gib"] - memory[0]["now_gib"] if memory[0] else None,
+        **_extra_memory(system, before, after),
     }
 
 
@@ -70,3 +70,13 @@ def _one(system: System, channel: Any) -> dict[str, float]:
         "transfer_s": moved - begin,
         "first_token_s": time.monotonic() - begin,
     }
+
+
+def _extra_memory(system: System, before: list[dict[str, float]], after: list[dict[str, float]]) -> dict[str, float]:
+    """The most GPU memory that a rank took for transfers, buffers included, also in buckets. Nothing without GPUs."""
+    if not before[0]:
+        return {}
+    extra = max(b["peak_gib"] - a["now_gib"] for a, b in zip(before, after, strict=True))
+    largest = max(spec.nbytes for spec in system.trainer.layout(0)[0]) / 2**30
+    bucket = max(system.config.weights.bucket_mib / 2**10, largest)
+    return {"peak_extra_gib": extra, "peak_extra_buckets": extra / bucket}
