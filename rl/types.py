@@ -60,7 +60,8 @@ class Task:
 class SampleRequest:
     """What an engine is asked for: one continuation of exactly these tokens.
 
-    ``max_tokens`` is the most tokens to sample, ``seed`` fixes the sampling noise of this request alone.
+    ``max_tokens`` is the most tokens to sample, ``seed`` fixes the sampling noise of this request alone
+    (engines that do without seeds, ``rollout.seeded``, pass over it).
     ``temperature`` 0 means greedy. With ``ignore_eos`` exactly ``max_tokens`` are sampled.
     """
 

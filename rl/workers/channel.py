@@ -26,6 +26,8 @@ from rl.workers.trainer_group import TrainerGroup
 
 LOOK_S = 1.0
 """Between two looks at whether a transfer has failed somewhere."""
+_serials = itertools.count(1)
+"""Of routes and transfers, for all channels: those of one trainer meet in the same store."""
 
 
 class Channel:
@@ -48,8 +50,9 @@ class Channel:
         self._trainer, self._pool = trainer, pool
         self._kind, self._bucket_bytes, self._deadline_s = kind, bucket_bytes, deadline_s
         self._processes = tensor_parallel
-        self._serials = itertools.count(1)
         self._layout: tuple[tuple[BucketSpec, ...], str, int] | None = None
+        self._store: TCPStore | None = None
+        """Where trainer and engines meet. To connect to a rank that is gone would take the whole deadline."""
         self._open: tuple[Route, list[EngineHandle]] | None = None
 
     def transfer(self, only: str | None = None) -> tuple[WeightVersion, Mapping[str, Loaded]]:
@@ -63,21 +66,22 @@ class Channel:
                 self._close_route(route, [engine])
         engines = self._pool.engines()
         while True:
-            route = self._route_to(engines)
             try:
-                return self._run(route, engines)
+                return self._run(self._route_to(engines), engines)
             except TransferError:
                 # Whoever failed at it is lost; the others hold a mixture, and get all of it once more.
                 self.close()
-                left = self._pool.engines()
-                if len(left) == len(engines):
+                if not any(engine.lost for engine in engines):
                     raise
-                engines = left
+                engines = self._pool.engines()
 
     def _route_to(self, engines: list[EngineHandle]) -> Route:
         if self._open is not None and self._open[1] == engines:
             return self._open[0]
         self.close()
+        if self._pool.seek_dead(engines, deadline_s=self._deadline_s):
+            # The members of a group wait for each other when it forms.
+            raise TransferError("an engine died before the route to it was open")
         route = self._open_route(self._kind, engines)
         self._open = route, engines
         return route
@@ -93,11 +97,14 @@ class Channel:
         if self._layout is None:
             self._layout = self._trainer.layout(self._bucket_bytes)
         specs, host, port = self._layout
+        if self._store is None and kind is not Transport.object_store:
+            timeout = timedelta(seconds=self._deadline_s)
+            self._store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
         ranks = self._trainer.ranks
         places = [(engine, process) for engine in engines for process in range(self._processes)]
         reads = {place: self._rank_beside(*place) % ranks for place in places}
         route = Route(
-            name=f"route-{next(self._serials)}",
+            name=f"route-{next(_serials)}",
             kind=kind,
             host=host,
             port=port,
@@ -120,7 +127,13 @@ class Channel:
             seats[engine.name].append(seat)
         opening = {engine.name: engine.actor.open_route.remote(route, seats[engine.name]) for engine in engines}
         # A group forms when all of its members have come, so none is waited for before the others are asked.
-        wait_all(ranks_open | opening, deadline_s=self._deadline_s)
+        try:
+            wait_all(ranks_open | opening, deadline_s=self._deadline_s)
+        except WorkerFailedError as error:
+            if not self._pool.seek_dead(engines, deadline_s=self._deadline_s):
+                raise
+            self._close_route(route, engines)
+            raise TransferError(str(error)) from error
         return route
 
     def _rank_beside(self, engine: EngineHandle, process: int) -> int:
@@ -142,7 +155,7 @@ class Channel:
 
     def _once(self, route: Route, engines: Sequence[EngineHandle]) -> tuple[WeightVersion, Mapping[str, Loaded]]:
         """One transfer. Raises ``TransferError`` if it failed on the way, ``WorkerFailedError`` if the trainer did."""
-        serial, number = next(self._serials), self._trainer.version
+        serial, number = next(_serials), self._trainer.version
         taking = {engine.actor.receive.remote(route.name, serial, number): engine for engine in engines}
         streams = self._trainer.stream("send", route.name, serial)
         digests: tuple[str, ...] | None = None
@@ -174,7 +187,7 @@ class Channel:
                 elif isinstance(parcel, str):
                     failure = parcel
                 elif parcel[0] == LAST:
-                    digests = ray.get(parcel[1], timeout=self._deadline_s)
+                    digests = parcel[1]
                 else:
                     for engine in engines:
                         engine.actor.deliver.remote(route.name, serial, *parcel)
@@ -196,7 +209,7 @@ class Channel:
         try:
             answers[engine.name] = ray.get(ref, timeout=self._deadline_s)
         except RayTaskError as error:
-            if isinstance(error.cause, TransferError):
+            if isinstance(error.cause, TransferError | DistError):
                 return f"{engine.name}: {error.cause}"
             self._pool.lose(engine, translate(engine.name, error))
             return f"{engine.name} failed at loading"
@@ -206,17 +219,22 @@ class Channel:
         return None
 
     def _next(self, stream: Any, rank: str) -> tuple[int, Any] | str | None:
-        """A bucket's number and a reference to its bytes; what went wrong; or None at the end of the stream."""
+        """A bucket's number and a reference to its bytes; what went wrong; or None at the end of the stream.
+
+        After the number ``LAST`` come the digests themselves.
+        """
         try:
-            return ray.get(next(stream), timeout=self._deadline_s), next(stream)
+            ref = next(stream)
+            number, ref = ray.get(ref, timeout=self._deadline_s), next(stream)
+            return number, ray.get(ref, timeout=self._deadline_s) if number == LAST else ref
         except StopIteration:
             return None
-        except RayTaskError as error:
-            if isinstance(error.cause, TransferError):
-                return f"{rank}: {error.cause}"
-            raise translate(rank, error) from error
         except RayError as error:
-            raise translate(rank, error) from error
+            if isinstance(error, RayTaskError) and isinstance(error.cause, TransferError):
+                return f"{rank}: {error.cause}"
+            # It may only have noticed that another rank died: asked of all, ``wait_all`` names that one.
+            wait_all(self._trainer.start("place") | {rank: ref}, deadline_s=self._deadline_s)
+            raise
 
     def _lose_silent(self, engines: Sequence[EngineHandle]) -> None:
         """Give up engines that do not even notice that a transfer was given up."""
@@ -232,10 +250,9 @@ class Channel:
             for engine in engines:
                 engine.actor.deliver.remote(route.name, serial, 0, None)
             return
+        assert self._store is not None, "the route was opened over it"
         with suppress(DistError):  # then the trainer's first rank is gone, and every wait ends by itself
-            timeout = timedelta(seconds=self._deadline_s)
-            store = TCPStore(route.host, route.port, is_master=False, wait_for_workers=False, timeout=timeout)
-            give_up(PrefixStore(route.name, store))
+            give_up(PrefixStore(route.name, self._store))
 
     def probe(self, engines: Sequence[str], requests: Sequence[SampleRequest]) -> Mapping[str, Sequence[Sample]]:
         """See ``rl.protocols.WeightSink``."""
@@ -256,4 +273,5 @@ class Channel:
 
     def drop(self, engine: str, error: Exception) -> None:
         """See ``rl.protocols.WeightSink``."""
-        self._pool.lose(self._pool.engine(engine), error)
+        with suppress(WorkerFailedError):  # it died of it, and is lost already
+            self._pool.lose(self._pool.engine(engine), error)

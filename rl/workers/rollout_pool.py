@@ -83,6 +83,8 @@ class RolloutPool:
         self._lock = threading.Lock()
         """Engines are lost, and new ones come, in the event loop and beside it."""
         self._failure: Exception | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Of those who wait for answers."""
         self._watcher: asyncio.Task[None] | None = None
 
     def engines(self) -> list[EngineHandle]:
@@ -127,7 +129,23 @@ class RolloutPool:
             ray.kill(engine.actor)
             if self._start is not None and self._vain[engine.number] <= REPLACEMENTS:
                 self._begin(engine.number)
-        self._fail_waiting(engine)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._fail_waiting, engine)
+
+    def seek_dead(self, engines: Iterable[EngineHandle], *, deadline_s: float) -> bool:
+        """Lose those of these engines that died while nobody waited for them; says whether any did."""
+        calls = {engine: engine.actor.ready.remote() for engine in engines}
+        return len(self._answers(calls, deadline_s)) < len(calls)
+
+    def _answers(self, calls: Mapping[EngineHandle, Any], deadline_s: float) -> dict[EngineHandle, Any]:
+        """What each engine says to its call. Those that fail at it are lost."""
+        answers = {}
+        for engine, call in calls.items():
+            try:
+                (answers[engine],) = wait_all({engine.name: call}, deadline_s=deadline_s)
+            except WorkerFailedError as error:
+                self.lose(engine, error)
+        return answers
 
     def _fail_waiting(self, engine: EngineHandle) -> None:
         """Whoever waits for a lost engine turns to another, if there is one or will be."""
@@ -135,7 +153,7 @@ class RolloutPool:
         waiting, engine.waiting = engine.waiting, {}
         for _, answer in waiting.values():
             if not answer.done():
-                answer.get_loop().call_soon_threadsafe(_fail, answer, failure)
+                answer.set_exception(failure)
 
     def _begin(self, number: int) -> EngineHandle:
         assert self._start is not None
@@ -176,14 +194,15 @@ class RolloutPool:
     def _none_left(self) -> Exception:
         return self._failure or WorkerFailedError(f"no {self._name} is left")
 
-    async def _await_engines(self) -> None:
-        """Until an engine serves. Raises what ended the last one if none comes, or none in time."""
+    async def _await_engines(self) -> list[EngineHandle]:
+        """Those that serve, once any does. Raises what ended the last one if none comes, or none in time."""
         deadline = time.monotonic() + self._start_deadline_s
         while True:
-            if len(self._serving()) < len(self._engines) and (self._watcher is None or self._watcher.done()):
+            serving = self._serving()
+            if len(serving) < len(self._engines) and (self._watcher is None or self._watcher.done()):
                 self._watcher = asyncio.get_running_loop().create_task(self._watch())
-            if self._serving():
-                return
+            if serving:
+                return serving
             if not self._engines or time.monotonic() > deadline:
                 raise self._none_left()
             await asyncio.sleep(LOOK_S)
@@ -191,17 +210,16 @@ class RolloutPool:
     async def sample(self, request: SampleRequest) -> Sample:
         """See ``rl.protocols.Engine``. Raises ``EngineLostError`` if every engine that it is sent to dies of it."""
         for _ in range(SENDINGS):
-            if len(self._serving()) < len(self._engines) or not self._engines:
-                await self._await_engines()
+            serving = await self._await_engines()
             try:
-                return await self._send(self._choose(request.session), request)
+                return await self._send(self._choose(request.session, serving), request)
             except EngineLostError as error:
                 lost = error
         raise lost
 
-    def _choose(self, session: str) -> EngineHandle:
+    def _choose(self, session: str, serving: Sequence[EngineHandle]) -> EngineHandle:
         """The engine that has the rollout's prefix, unless it has much more to do than another."""
-        idlest = min(self._serving(), key=lambda w: len(w.waiting))
+        idlest = min(serving, key=lambda w: len(w.waiting))
         known = self._last_at.pop(session, idlest)
         overloaded = len(known.waiting) > STICKY * len(idlest.waiting) + STICKY_SLACK
         chosen = idlest if known.lost or overloaded else known
@@ -212,7 +230,7 @@ class RolloutPool:
         return chosen
 
     async def _send(self, worker: EngineHandle, request: SampleRequest) -> Sample:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._count += 1
         request_id = str(self._count)
         answer: asyncio.Future[Sample] = loop.create_future()
@@ -278,17 +296,17 @@ class RolloutPool:
 
     def probe(self, engines: Sequence[str], requests: Sequence[SampleRequest]) -> dict[str, list[Sample]]:
         """See ``rl.protocols.WeightSink``. Needs no event loop."""
-        calls = {name: self.engine(name).actor.answer.remote(list(requests), self._deadline_s) for name in engines}
-        return dict(zip(calls, wait_all(calls, deadline_s=self._deadline_s), strict=True))
+        asked = [engine for engine in self._engines if engine.name in engines]
+        calls = {engine: engine.actor.answer.remote(list(requests), self._deadline_s) for engine in asked}
+        answers = self._answers(calls, self._deadline_s)
+        if engines and not answers:
+            raise self._none_left()
+        return {engine.name: samples for engine, samples in answers.items()}
 
     def sleep(self) -> None:
         """Have all engines let go of their GPUs' memory until they receive weights."""
-        calls = {engine.name: engine.actor.sleep.remote() for engine in self._engines if engine.ready is None}
-        for name, call in calls.items():
-            try:
-                wait_all({name: call}, deadline_s=self._deadline_s)
-            except WorkerFailedError as error:
-                self.lose(self.engine(name), error)
+        calls = {engine: engine.actor.sleep.remote() for engine in self._engines if engine.ready is None}
+        self._answers(calls, self._deadline_s)
 
     def trace(self, engine: str, token_ids: Sequence[int]) -> Mapping[str, Any]:
         """See ``rl.protocols.WeightSink``."""
@@ -300,11 +318,6 @@ class RolloutPool:
         """How many engines were lost since the last call, and how many serve."""
         losses, self._losses = self._losses, 0
         return {"fault/engines": float(losses), "rollout/engines": float(len(self._serving()))}
-
-
-def _fail(answer: asyncio.Future[Sample], failure: Exception) -> None:
-    if not answer.done():
-        answer.set_exception(failure)
 
 
 async def _awaitable(ref: Any) -> Any:
