@@ -71,17 +71,12 @@ class Copies:
         self._copies: dict[int, list[Copy]] = {}
         for copy in _merged(copies):
             self._copies.setdefault(copy.bucket, []).append(copy)
-        self._sources: dict[tuple[int, int], list[Tensor]] = {}
 
     def run(self, index: int, buffer: Tensor) -> None:
         """Copy what bucket ``index`` holds to where it belongs."""
         copies = self._copies.get(index, [])
-        if not copies:
-            return
-        key = (index, buffer.data_ptr())
-        if key not in self._sources:
-            self._sources[key] = [_source(copy, buffer) for copy in copies]
-        torch._foreach_copy_([copy.target for copy in copies], self._sources[key])
+        if copies:
+            torch._foreach_copy_([copy.target for copy in copies], [_source(copy, buffer) for copy in copies])
 
 
 def _source(copy: Copy, buffer: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rl.config import Transport
+from rl.errors import TransferError
 from rl.types import BucketSpec, Loaded
 from rl.weights.digest import as_text, digest
 from rl.weights.direct import Copies, CopyRecorder, fingerprint
@@ -128,8 +129,16 @@ class WeightReceiver:
                 recorder.enter_bucket(index, buffer)
                 yield from unpack(buffer, spec)
 
-        with recorder:
-            self._model.load(tensors())
+        try:
+            with recorder:
+                self._model.load(tensors())
+        except TransferError:
+            raise
+        except Exception:  # noqa: BLE001 - a loader that cannot load where the parameters are: then not this way
+            self._undecided = False
+            for _ in buckets:
+                pass
+            return
         self._filled = recorder.filled
         self._prints = fingerprint(self._model.tensors()) if recorder.faithful else {}
         self._copies = Copies(recorder.copies)

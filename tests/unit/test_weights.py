@@ -236,6 +236,49 @@ def test_every_transport_brings_every_byte_to_every_engine_many_times(ends):
             tensor.copy_(original[name])
 
 
+class Doubling(Model):
+    """Its kernel wants twice the weights, which the whole way of loading sees to."""
+
+    def reload(self, tensors):
+        return super().reload((name, tensor * 2) for name, tensor in tensors)
+
+
+class Unloadable(Model):
+    """Cannot load where its parameters are."""
+
+    def load(self, tensors):
+        next(iter(tensors))
+        raise NotImplementedError
+
+    def reload(self, tensors):
+        Model.load(self, list(tensors))
+        return set(self.held)
+
+
+@pytest.mark.parametrize(("model", "copies"), [(Model, True), (Doubling, False), (Unloadable, False)])
+def test_as_on_a_gpu_copies_are_enough_if_they_leave_behind_what_the_loader_does(model, copies):
+    ends = Ends(Transport.object_store)
+    ends.models[0] = model()
+    ends.receivers[0] = WeightReceiver(ends.models[0])
+    ends.receivers[0]._undecided = True
+    ends.receivers[0].open(ends.route, Seat(number=1))
+    sent, (answer,) = ends.transfer(1, engines=[0])
+    assert answer.digests == sent
+    assert answer.again
+    assert not ends.transfer(2, engines=[0])[1][0].again
+    wanted = fingerprint(ends.models[0].tensors())
+    whole_way = ends.models[0].reload
+    called = []
+    ends.models[0].reload = lambda tensors: called.append(1) or whole_way(tensors)
+    for tensor in ends.models[0].held.values():
+        tensor.zero_()
+    (answer,) = ends.transfer(3, engines=[0])[1]
+    assert answer == Loaded(digests=sent, empty=())
+    assert fingerprint(ends.models[0].tensors()) == wanted
+    assert bool(called) is not copies
+    ends.close()
+
+
 @pytest.mark.parametrize("kind", [Transport.nccl, Transport.cuda_ipc])
 def test_an_engine_that_never_comes_ends_the_transfer_in_time_and_at_once_when_it_is_given_up(kind):
     slow, told = Ends(kind, deadline_s=2.0), Ends(kind, deadline_s=60.0)
