@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
 from rl.config import Transport
+from rl.errors import TransferError
 from rl.types import BucketSpec
 from rl.weights.digest import as_text, digest
 from rl.weights.layout import BucketPlan, fill
@@ -82,15 +83,16 @@ class WeightSender:
         """
         sender = self._senders.get(name)
         if sender is None:
-            if self._takes_part:
-                for plan in self._plans:
-                    with self._gather(plan):
-                        pass
+            self._gather_from(0)
             return
         sender.begin(serial)
         sums = []
         for index, plan in enumerate(self._plans):
-            buffer = sender.buffer(index)[: plan.spec.nbytes]
+            try:
+                buffer = sender.buffer(index)[: plan.spec.nbytes]
+            except TransferError:
+                self._gather_from(index)
+                raise
             with self._gather(plan) as parameters:
                 fill(buffer, plan, parameters)
             sums.append(digest(buffer))
@@ -99,3 +101,10 @@ class WeightSender:
                 yield index, parcel
         sender.finish()
         yield LAST, tuple(as_text(pair) for pair in torch.stack(sums).tolist())
+
+    def _gather_from(self, first: int) -> None:
+        """What other ranks send needs this one, if it is needed for gathering at all, whether it sends or not."""
+        if self._takes_part:
+            for plan in self._plans[first:]:
+                with self._gather(plan):
+                    pass

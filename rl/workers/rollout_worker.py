@@ -90,7 +90,9 @@ class RolloutWorker:
 
     def deliver(self, name: str, serial: int, index: int, data: Any) -> None:
         """Bucket ``index`` of a transfer on a route that leaves buckets to the caller; None if it was given up."""
-        self._parcels[name].deliver(serial, index, data)
+        parcels = self._parcels.get(name)
+        if parcels is not None:  # else the route was closed while this bucket was under way
+            parcels.deliver(serial, index, data)
 
     def receive(self, name: str, serial: int, number: int) -> Loaded:
         """Load transfer ``serial``, which is version ``number``. Running requests are answered with what there is.
