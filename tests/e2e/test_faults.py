@@ -45,10 +45,18 @@ def finish(process):
     return output
 
 
-def ranks(process):
-    """The run's own trainer ranks: those that descend from it, whatever else this machine is at."""
+def workers(process, kind):
+    """The run's own workers: those that descend from it, whatever else this machine is at."""
     found = psutil.Process(process.pid).children(recursive=True)
-    return [p for p in found if p.is_running() and "TrainerWorker" in " ".join(p.cmdline()[:1])]
+    return [p for p in found if p.is_running() and kind in " ".join(p.cmdline()[:1])]
+
+
+def await_checkpoint(process, folder, iteration):
+    deadline = time.monotonic() + DEADLINE_S
+    while not (folder / f"checkpoints/iteration-{iteration:06d}/state.json").exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def iterations(folder):
@@ -72,12 +80,8 @@ def killed(tmp_path_factory):
     """A run one of whose trainer ranks was killed in the third iteration, and what it said."""
     folder = tmp_path_factory.mktemp("killed")
     process = start(folder, KILLED)
-    deadline = time.monotonic() + DEADLINE_S
-    while not (folder / "checkpoints/iteration-000002/state.json").exists():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    _, rank = ranks(process)
+    await_checkpoint(process, folder, 2)
+    _, rank = workers(process, "TrainerWorker")
     os.kill(rank.pid, signal.SIGKILL)
     return folder, finish(process)
 
@@ -115,3 +119,16 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(whole, killed):
     assert iterations(folder) == [*range(WHOLE + 1)]
     assert weights(folder, KILLED) == weights(whole, KILLED), "the damaged one was replaced"
     assert weights(folder, WHOLE) == weights(whole, WHOLE)
+
+
+def test_a_run_goes_on_without_a_restart_after_an_engine_was_killed(whole, tmp_path):
+    process = start(tmp_path, KILLED)
+    await_checkpoint(process, tmp_path, 2)
+    (engine,) = workers(process, "RolloutWorker")
+    os.kill(engine.pid, signal.SIGKILL)
+    finish(process)
+    records = read_metrics(tmp_path)[1:]
+    assert iterations(tmp_path) == [*range(KILLED + 1)], "each iteration is there, and once"
+    assert {record["fault/restarts"] for record in records} == {0}
+    assert sum(record["fault/engines"] for record in records) == 1
+    assert weights(tmp_path, KILLED) == weights(whole, KILLED), "as if nothing had happened"

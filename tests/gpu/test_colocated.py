@@ -47,6 +47,7 @@ def test_memory_returns_to_the_same_levels_over_fifty_switches():
             system.trainer.update(groups_of(requests, samples))
             _, metrics = publisher.publish()
             assert metrics["fault/publish"] == 0
+            print(f"sampling {sampling[-1]:.0f} MiB, asleep {learning[-1]:.0f} MiB", flush=True)
     print(f"sampling {sampling[1]:.0f} to {sampling[-1]:.0f} MiB, asleep {learning[1]:.0f} to {learning[-1]:.0f} MiB")
     assert max(sampling[2:]) - min(sampling[2:]) <= 64
     assert max(learning[2:]) - min(learning[2:]) <= 64
