@@ -17,7 +17,7 @@ from rl.attention import end_to_end
 from rl.batch import MicroBatch
 from rl.logprobs import token_logprobs
 from rl.losses import LossInputs, LossOutputs, cross_entropy, importance
-from rl.precision import fp32_arithmetic
+from rl.precision import fp32_arithmetic, fp32_residual
 from rl.types import BucketSpec
 from rl.weights.send import WeightSender
 from rl.weights.transports.base import Route
@@ -318,7 +318,7 @@ class _Sums:
 
 
 def load_policy(path: str, *, gradient_checkpointing: bool) -> Any:
-    """The policy in bf16, with packed attention and grouped expert matrix products."""
+    """The policy in bf16, with an fp32 residual stream, packed attention and grouped expert matrix products."""
     from transformers import AutoModelForCausalLM
 
     from rl import attention, experts
@@ -331,6 +331,7 @@ def load_policy(path: str, *, gradient_checkpointing: bool) -> Any:
         raise ValueError(f"model.path must be a model that transformers can load, got {path}: {error}") from error
     if any(name.endswith(".experts") for name, _ in model.named_modules()):
         model.set_experts_implementation("sorted" if torch.cuda.is_available() else "grouped_mm")
+    fp32_residual(model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model

@@ -135,6 +135,31 @@ def test_fp32_arithmetic_uses_the_rounded_weights_and_leaves_them():
     assert not torch.equal(exact, before)
 
 
+@pytest.mark.parametrize("name", ["starter", "starter_dsv3"])
+def test_what_layers_add_up_is_not_rounded_and_matrix_products_stay_bf16(name):
+    model = load_policy(str(REPOSITORY / "models" / name), gradient_checkpointing=True).train()
+    (micro,) = make_batch(weigh(GROUPS[:1], group_mean), ranks=1, max_tokens=1000).micro_batches[0]
+    seen, types = {}, set()
+
+    def keep(module, inputs, output):
+        seen.setdefault(module, (inputs[0] if inputs else None, output[0] if isinstance(output, tuple) else output))
+
+    for layer in model.model.layers:
+        for module in (layer, layer.self_attn, layer.mlp):
+            module.register_forward_hook(keep)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _m, inputs, output: types.update({inputs[0].dtype, output.dtype}))
+    logprobs(model, micro).sum().backward()
+    for layer in model.model.layers:
+        before, after = seen[layer]
+        added = seen[layer.self_attn][1], seen[layer.mlp][1]
+        assert (before.dtype, after.dtype, *(x.dtype for x in added)) == (torch.float32,) * 2 + (torch.bfloat16,) * 2
+        torch.testing.assert_close(after - before, added[0].float() + added[1].float(), rtol=0, atol=1e-4)
+    assert types == {torch.bfloat16}
+    assert all(p.grad is not None for p in model.model.layers[0].self_attn.parameters())
+
+
 def sharing(rollouts):
     """The same rollouts, all with the first one's prompt."""
     prompt = rollouts[0].segments[0]
