@@ -238,6 +238,9 @@ class AlgorithmConfig:
 class TrainerConfig:
     ranks: int = 2
     zero_stage: int = 1
+    expert_parallel: int = 1
+    """Ranks among which a mixture's experts are divided, tokens travelling to them (DeepSpeed's AutoEP); with 1 each
+    rank computes all experts. A divisor of ``ranks`` and of the number of experts."""
     micro_batch_tokens: int = 4096
     learning_rate: float = 4e-4
     schedule: str = "cosine"

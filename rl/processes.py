@@ -213,6 +213,7 @@ def _trainer_options(config: Config, parts: Parts) -> Any:
         model=config.model.path,
         ranks=trainer.ranks,
         zero_stage=trainer.zero_stage,
+        expert_parallel=trainer.expert_parallel,
         learning_rate=trainer.learning_rate,
         adam_betas=(trainer.adam_betas[0], trainer.adam_betas[1]),
         weight_decay=trainer.weight_decay,

@@ -19,6 +19,7 @@ def fingerprint_of(config: Config) -> dict[str, str]:
         "model.path": config.model.path,
         "trainer.ranks": str(config.trainer.ranks),
         "trainer.zero_stage": str(config.trainer.zero_stage),
+        "trainer.expert_parallel": str(config.trainer.expert_parallel),
         "tasks.train": str(plain(config.tasks.train)),
         "critic.mode": config.critic.mode.value,
         "budget.policy": str(plain(config.budget.policy)),

@@ -57,6 +57,12 @@ def validate(config: Config) -> None:
         rollout.max_tokens,
     )
     require(trainer.zero_stage in (1, 2, 3), "trainer.zero_stage", "must be 1, 2 or 3", trainer.zero_stage)
+    require(
+        trainer.expert_parallel >= 1 and trainer.ranks % trainer.expert_parallel == 0,
+        "trainer.expert_parallel",
+        f"must be a divisor of trainer.ranks ({trainer.ranks})",
+        trainer.expert_parallel,
+    )
     require(trainer.schedule in KINDS, "trainer.schedule", f"must be one of {', '.join(KINDS)}", trainer.schedule)
     require(trainer.max_grad_norm >= 0, "trainer.max_grad_norm", "must not be negative", trainer.max_grad_norm)
     require(trainer.warmup_updates >= 0, "trainer.warmup_updates", "must not be negative", trainer.warmup_updates)

@@ -1,8 +1,8 @@
-"""A trainer rank's parameters as the checkpoint engine sees them: whole, by bucket, under their checkpoint names."""
+"""A trainer rank's parameters as others see them: whole, under the names that transformers gave them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,34 +11,49 @@ from torch import Tensor
 
 from rl.weights.layout import BucketPlan, Shape, plan_buckets
 from rl.weights.send import WeightSender
+from rl.workers.expert_parallel import held_by_name
 
 
-def make_sender(module: Any, *, rank: int, zero_stage: int, bucket_bytes: int, device: torch.device) -> WeightSender:
-    """The sending end for a model that DeepSpeed holds."""
-    from transformers.core_model_loading import revert_weight_conversion
+class TrainerWeights:
+    """Of a model that DeepSpeed holds, whatever it keeps on which rank."""
 
-    tensors = dict(persistent_tensors(module))
-    plans = plan_buckets(
-        [
-            # ZeRO-3 leaves an empty tensor in a parameter's place, and its shape beside it.
-            Shape(name=name, dtype=t.dtype, shape=tuple(getattr(t, "ds_shape", t.shape)))
-            for name, t in tensors.items()
-        ],
-        lambda state: revert_weight_conversion(module, state),
-        bucket_bytes=bucket_bytes,
-        device=device,
-    )
+    def __init__(self, module: Any, *, sharded: bool, divided: bool) -> None:
+        """``sharded``: by ZeRO-3. ``divided``: each rank holds a share of the experts."""
+        self._module = module
+        self._held = dict(held_by_name(module, dict(persistent_tensors(module))))
+        self._sharded = sharded
+        self._collective = sharded or divided
+
+    @property
+    def names(self) -> list[str]:
+        """Of all parameters, and of the buffers that a checkpoint holds."""
+        return list(self._held)
 
     @contextmanager
-    def gathered(plan: BucketPlan) -> Iterator[Mapping[str, Tensor]]:
+    def whole(self, names: Iterable[str]) -> Iterator[Mapping[str, Tensor]]:
+        """These parameters, gathered for the time of the context. All ranks enter it for the same names, in order."""
         import deepspeed
 
-        wanted = {source.name: tensors[source.name] for source in plan.sources}
-        sharded = [t for t in wanted.values() if hasattr(t, "ds_id")]
-        with deepspeed.zero.GatheredParameters(sharded, enabled=zero_stage == 3):
-            yield wanted
+        held = {name: self._held[name] for name in names}
+        shards = [part for entry in held.values() for part in entry.parts if hasattr(part, "ds_id")]
+        with deepspeed.zero.GatheredParameters(shards, enabled=self._sharded):
+            yield {name: entry.whole() for name, entry in held.items()}
 
-    return WeightSender(plans, gathered, rank=rank, device=device, takes_part=zero_stage == 3)
+    def sender(self, *, rank: int, bucket_bytes: int, device: torch.device) -> WeightSender:
+        """The rank's end of the checkpoint engine."""
+        from transformers.core_model_loading import revert_weight_conversion
+
+        plans = plan_buckets(
+            [Shape(name=name, dtype=held.dtype, shape=held.shape) for name, held in self._held.items()],
+            lambda state: revert_weight_conversion(self._module, state),
+            bucket_bytes=bucket_bytes,
+            device=device,
+        )
+
+        def gathered(plan: BucketPlan) -> Any:
+            return self.whole(source.name for source in plan.sources)
+
+        return WeightSender(plans, gathered, rank=rank, device=device, takes_part=self._collective)
 
 
 def persistent_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ from rl.precision import fp32_arithmetic, fp32_residual
 from rl.types import BucketSpec
 from rl.weights.send import WeightSender
 from rl.weights.transports.base import Route
+from rl.workers import expert_parallel
 from rl.workers.offload import TrainingState
-from rl.workers.trainer_weights import make_sender, persistent_tensors
+from rl.workers.trainer_weights import TrainerWeights, persistent_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class TrainerOptions:
     model: str
     ranks: int
     zero_stage: int
+    expert_parallel: int = 1
     learning_rate: float
     adam_betas: tuple[float, float]
     weight_decay: float
@@ -83,13 +85,34 @@ class TrainerWorker:
         deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
         torch.manual_seed(options.seed)
         model = load_policy(options.model, gradient_checkpointing=options.gradient_checkpointing)
-        if options.zero_stage == 3:
+        names = {name for name, _ in persistent_tensors(model)}
+        divided = options.expert_parallel > 1
+        if divided:
+            expert_parallel.check(model, options.expert_parallel)
+        elif options.zero_stage == 3:
             _keep_experts_whole(model)
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=options.learning_rate, betas=options.adam_betas, weight_decay=options.weight_decay
+
+        def optimizer(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+            groups = expert_parallel.parameter_groups(parameters) if divided else parameters
+            return torch.optim.AdamW(
+                groups, lr=options.learning_rate, betas=options.adam_betas, weight_decay=options.weight_decay
+            )
+
+        self._engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            model_parameters=list(model.parameters()),
+            config=_deepspeed_config(options),
         )
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_deepspeed_config(options))
         self._device = torch.device(self._engine.device)
+        self._weights = TrainerWeights(self._engine.module, sharded=options.zero_stage == 3, divided=divided)
+        if divided:
+            expert_parallel.compute_exactly(self._engine.module)
+        if set(self._weights.names) != names:
+            raise ValueError(
+                f"trainer.expert_parallel must be 1 for {options.model}, got {options.expert_parallel}: DeepSpeed "
+                f"renames {sorted(names ^ set(self._weights.names))[:4]}"
+            )
         self._state = TrainingState(self._engine.optimizer, self._engine.module, self._device)
 
     def rest(self) -> None:
@@ -217,13 +240,7 @@ class TrainerWorker:
         import ray
 
         if self._sender is None:
-            self._sender = make_sender(
-                self._engine.module,
-                rank=self._rank,
-                zero_stage=self._options.zero_stage,
-                bucket_bytes=bucket_bytes,
-                device=self._device,
-            )
+            self._sender = self._weights.sender(rank=self._rank, bucket_bytes=bucket_bytes, device=self._device)
         host = ray.util.get_node_ip_address()
         return self._sender.specs, host, self._sender.listen(host) if self._rank == 0 else 0
 
@@ -265,16 +282,13 @@ class TrainerWorker:
             AutoTokenizer.from_pretrained(self._options.model).save_pretrained(f"{folder}/model")
 
     def _whole_weights(self) -> dict[str, Tensor]:
-        """Copies of all weights by the module's own names; on ranks other than 0 only the gathering happens."""
-        import deepspeed
-
-        whole = {}
-        for name, tensor in persistent_tensors(self._engine.module):
-            sharded = self._options.zero_stage == 3 and hasattr(tensor, "ds_id")
-            with deepspeed.zero.GatheredParameters([tensor], enabled=sharded):
+        """Copies of all weights; on ranks other than 0 only the gathering happens."""
+        copies = {}
+        for name in self._weights.names:
+            with self._weights.whole([name]) as gathered:
                 if self._rank == 0:
-                    whole[name] = tensor.detach().clone()
-        return whole
+                    copies[name] = gathered[name].clone()
+        return copies
 
     def load(self, folder: str) -> None:
         """Read what ``save`` wrote with the same number of ranks and ZeRO stage."""
@@ -351,6 +365,7 @@ def _deepspeed_config(options: TrainerOptions) -> Mapping[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "zero_optimization": {"stage": options.zero_stage},
+        "expert_parallel": expert_parallel.settings(options.expert_parallel),
         "bf16": {"enabled": True},
         "data_types": {"grad_accum_dtype": "fp32"},
         # DeepSpeed would round summed gradients to bf16 to send them, at ZeRO 1 even on a single rank.

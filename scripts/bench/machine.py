@@ -71,7 +71,8 @@ def small_system(config: Config, *, model: str, context: int) -> Iterator[System
         seeded=rollout.seeded, filled=True, sleeps=rollout.sleep,
     )  # fmt: skip
     trainer_options = TrainerOptions(
-        model=model, ranks=trainer.ranks, zero_stage=trainer.zero_stage, learning_rate=1e-6,
+        model=model, ranks=trainer.ranks, zero_stage=trainer.zero_stage,
+        expert_parallel=trainer.expert_parallel, learning_rate=1e-6,
         adam_betas=(0.9, 0.999), weight_decay=0.0, max_grad_norm=1.0,
         gradient_checkpointing=trainer.gradient_checkpointing, loss=grpo, importance_cap=None, seed=0,
         threads=None if threads is None else max(1, threads // trainer.ranks),

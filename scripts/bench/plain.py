@@ -106,8 +106,8 @@ def train(config: Config) -> int:
     trainer = config.trainer
     options = TrainerOptions(
         model=config.model.path, ranks=trainer.ranks, zero_stage=trainer.zero_stage,
-        learning_rate=trainer.learning_rate, adam_betas=(trainer.adam_betas[0], trainer.adam_betas[1]),
-        weight_decay=trainer.weight_decay,
+        expert_parallel=trainer.expert_parallel, learning_rate=trainer.learning_rate,
+        adam_betas=(trainer.adam_betas[0], trainer.adam_betas[1]), weight_decay=trainer.weight_decay,
         max_grad_norm=trainer.max_grad_norm, gradient_checkpointing=trainer.gradient_checkpointing, loss=parts.loss,
         importance_cap=None, seed=0,
         threads=None if threads is None else max(1, threads // trainer.ranks),

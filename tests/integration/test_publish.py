@@ -28,7 +28,7 @@ PUBLISHES = 10
 
 
 @contextmanager
-def system(model, *, zero_stage, transport="object_store"):
+def system(model, *, zero_stage, expert_parallel=1, transport="object_store"):
     """One engine and two trainer ranks on a starter, and its tokenised prompts."""
     config = load_config([f"model={model}"])
     parts = prepare(config)
@@ -37,9 +37,9 @@ def system(model, *, zero_stage, transport="object_store"):
         engines, engines_up = start_engine(config, config.model.path, parts)
         ranks, ranks_up = placement.start_trainer_workers(
             TrainerOptions(
-                model=config.model.path, ranks=2, zero_stage=zero_stage, learning_rate=1e-3, adam_betas=(0.9, 0.95),
-                weight_decay=0.0, max_grad_norm=1.0, gradient_checkpointing=False, loss=parts.loss, importance_cap=None,
-                seed=0, threads=1,
+                model=config.model.path, ranks=2, zero_stage=zero_stage, expert_parallel=expert_parallel,
+                learning_rate=1e-3, adam_betas=(0.9, 0.95), weight_decay=0.0, max_grad_norm=1.0,
+                gradient_checkpointing=False, loss=parts.loss, importance_cap=None, seed=0, threads=1,
             ),
             config.cluster,
         )  # fmt: skip
@@ -152,11 +152,18 @@ def half_published(new, old):
 
 
 @pytest.mark.parametrize(
-    ("model", "zero_stage", "transport"),
-    [("starter", 1, "object_store"), ("starter_dsv3", 3, "nccl"), ("starter", 2, "cuda_ipc")],
+    ("model", "zero_stage", "expert_parallel", "transport"),
+    [
+        ("starter", 1, 1, "object_store"),
+        ("starter_dsv3", 3, 1, "nccl"),
+        ("starter", 2, 1, "cuda_ipc"),
+        ("starter", 1, 2, "cuda_ipc"),
+        ("starter_dsv3", 3, 2, "object_store"),
+    ],
 )
-def test_ten_publishes_equal_a_fresh_engine(model, zero_stage, transport, tmp_path):
-    with system(model, zero_stage=zero_stage, transport=transport) as (config, parts, pool, trainer, prompts, runner):
+def test_ten_publishes_equal_a_fresh_engine(model, zero_stage, expert_parallel, transport, tmp_path):
+    stage = dict(zero_stage=zero_stage, expert_parallel=expert_parallel)
+    with system(model, **stage, transport=transport) as (config, parts, pool, trainer, prompts, runner):
         proven = publisher(trainer, pool, prompts, transport)
         first, metrics = proven.publish()
         for _ in range(PUBLISHES):

@@ -42,6 +42,7 @@ def test_quickstart_prepares():
         ("rollout.group_size=1", "rollout.group_size must be at least 2"),
         ("rollout.max_tokens=600", "rollout.max_tokens must be below model.context (512)"),
         ("trainer.zero_stage=4", "trainer.zero_stage must be 1, 2 or 3, got 4"),
+        ("trainer.expert_parallel=3", "trainer.expert_parallel must be a divisor of trainer.ranks (2), got 3"),
         ("trainer.schedule=square", "trainer.schedule must be one of constant, linear, cosine, got square"),
         ("trainer.micro_batch_tokens=100", "trainer.micro_batch_tokens must be at least model.context"),
         ("algorithm.updates_per_iteration=100", "must not exceed tasks.per_iteration"),
