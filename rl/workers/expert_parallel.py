@@ -22,7 +22,8 @@ def settings(size: int) -> dict[str, Any]:
 
 def check(model: nn.Module, size: int) -> None:
     """Raise ``ValueError`` for a model whose experts cannot be divided by ``size``."""
-    counts = {module.num_experts for module in model.modules() if hasattr(module, "gate_up_proj")}
+    mixtures: list[Any] = [module for module in model.modules() if hasattr(module, "gate_up_proj")]
+    counts = {experts.num_experts for experts in mixtures if hasattr(experts, "num_experts")}
     if not counts or any(count % size for count in counts):
         found = f"a model with {', '.join(map(str, counts))}" if counts else "a model without experts in one parameter"
         raise ValueError(f"trainer.expert_parallel must divide the number of experts, got {size} and {found}")

@@ -30,6 +30,9 @@ def prepare_environment(*, threads: int | None) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    # vLLM looks for a free port, and listens there a while later: engines that start together at times found the same
+    # one. So each process begins to look elsewhere, below what systems hand out to connections.
+    os.environ.setdefault("VLLM_PORT", str(10_000 + os.getpid() % 2_000 * 10))
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")

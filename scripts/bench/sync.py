@@ -34,11 +34,17 @@ def sync(config: Config) -> int:
             for kind in BY_PLACEMENT[config.cluster.placement]:
                 results.append({"layers": layers, "transport": kind.value, **_measure(system, kind)})
                 show(results[-1])
-    shape = {"engines": config.rollout.workers, "ranks": config.trainer.ranks, "zero_stage": config.trainer.zero_stage}
-    keep(
-        f"sync-{config.cluster.placement.value}-{shape['engines']}",
-        {"machine": describe(), **shape, "bucket_mib": config.weights.bucket_mib, "results": results},
-    )
+    rollout, trainer = config.rollout, config.trainer
+    shape = {
+        "engines": rollout.workers,
+        "tensor_parallel": rollout.tensor_parallel,
+        "ranks": trainer.ranks,
+        "zero_stage": trainer.zero_stage,
+        "expert_parallel": trainer.expert_parallel,
+        "bucket_mib": config.weights.bucket_mib,
+    }
+    name = "-".join(["sync", config.cluster.placement.value, *map(str, list(shape.values())[:-1])])
+    keep(name, {"machine": describe(), **shape, "results": results})
     return 0
 
 
