@@ -1,4 +1,4 @@
-"""Runs that lose a trainer rank, or a checkpoint: they go on by themselves, and end where others do."""
+"""Runs that lose a trainer rank, an engine, a checkpoint or their driver: they go on, and end where others do."""
 
 import json
 import os
@@ -31,8 +31,8 @@ KILLED, WHOLE = 6, 7
 DEADLINE_S = 240
 
 
-def start(folder, iterations):
-    command = [sys.executable, "-m", "scripts.cli", "train", *SETTINGS, f"folder={folder}", f"iterations={iterations}"]
+def start(folder, iterations, program=("scripts.cli",)):
+    command = [sys.executable, "-m", *program, "train", *SETTINGS, f"folder={folder}", f"iterations={iterations}"]
     return subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -42,6 +42,23 @@ def finish(process):
     """What the run said. It must end well."""
     output, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def die(folder, point, count):
+    """Run until the driver is killed at the ``count``-th time it comes to this point, and until its workers are gone.
+
+    Returns what it said.
+    """
+    process = start(folder, KILLED, ("tests.e2e.dying", "driver", point, str(count)))
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == -signal.SIGKILL, output[-3000:]
+    pids = [int(pid) for pid in re.search(r"^workers: (.*)$", output, re.MULTILINE)[1].split()]
+    assert len(pids) == 3
+    deadline = time.monotonic() + 60
+    while any(psutil.pid_exists(pid) for pid in pids):
+        assert time.monotonic() < deadline, "workers outlive their driver"
+        time.sleep(0.1)
     return output
 
 
@@ -61,6 +78,10 @@ def await_checkpoint(process, folder, iteration):
 
 def iterations(folder):
     return [record["iteration"] for record in read_metrics(folder)]
+
+
+def checkpoints(folder):
+    return sorted(int(path.name[-6:]) for path in folder.glob("checkpoints/iteration-*"))
 
 
 def weights(folder, iteration):
@@ -131,4 +152,43 @@ def test_a_run_goes_on_without_a_restart_after_an_engine_was_killed(whole, tmp_p
     assert iterations(tmp_path) == [*range(KILLED + 1)], "each iteration is there, and once"
     assert {record["fault/restarts"] for record in records} == {0}
     assert sum(record["fault/engines"] for record in records) == 1
+    assert weights(tmp_path, KILLED) == weights(whole, KILLED), "as if nothing had happened"
+
+
+@pytest.mark.timeout(5 * DEADLINE_S)  # five runs, each with its own deadline
+def test_a_run_whose_driver_is_killed_anywhere_goes_on_at_the_same_command(whole, tmp_path):
+    said = die(tmp_path, "sampling", 2)
+    assert (iterations(tmp_path), checkpoints(tmp_path)) == ([0, 1], [1])
+    assert "resuming" not in said
+
+    said = die(tmp_path, "update", 2)
+    assert (iterations(tmp_path), checkpoints(tmp_path)) == ([0, 1, 2], [1, 2])
+    assert "resuming after iteration 1" in said
+
+    said = die(tmp_path, "publish", 3)
+    assert (iterations(tmp_path), checkpoints(tmp_path)) == ([*range(4)], [1, 2, 3])
+    assert "resuming after iteration 2" in said, "what is taken up is published first"
+
+    said = die(tmp_path, "checkpoint", 2)
+    assert (iterations(tmp_path), checkpoints(tmp_path)) == ([*range(6)], [1, 2, 3, 4]), "the log comes first"
+    assert "resuming after iteration 3" in said
+    broken_off = tmp_path / "checkpoints/.writing-iteration-000005"
+    assert {path.name for path in broken_off.iterdir()} >= {"trainer", "model"}
+    assert not (broken_off / "state.json").exists()
+
+    said = finish(start(tmp_path, KILLED))
+    assert "resuming after iteration 4" in said
+    assert not broken_off.exists()
+    assert iterations(tmp_path) == [*range(KILLED + 1)], "each iteration is there, and once"
+    every = [*range(1, KILLED + 1)]
+    assert [weights(tmp_path, i) for i in every] == [weights(whole, i) for i in every], "as if nothing had happened"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_goes_on_after_a_trainer_rank_was_killed_while_it_published(whole, tmp_path, rank):
+    said = finish(start(tmp_path, KILLED, ("tests.e2e.dying", str(rank), "publish", "3")))
+    assert f"trainer rank {rank} failed: " in said
+    assert "restart 1: the run goes on after iteration 1" in said
+    assert iterations(tmp_path) == [*range(KILLED + 1)], "each iteration is there, and once"
+    assert [record["fault/restarts"] for record in read_metrics(tmp_path)[1:]] == [0] + [1] * (KILLED - 1)
     assert weights(tmp_path, KILLED) == weights(whole, KILLED), "as if nothing had happened"
