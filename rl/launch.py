@@ -218,6 +218,8 @@ def _health(workers: Workers) -> dict[str, float]:
     """What was lost since the last call, of engines and env services."""
     services = {} if workers.env_pool is None else workers.env_pool.metrics()
     engines: dict[str, float] = workers.pool.metrics()
+    if workers.critic_pool is not None:
+        engines["fault/engines"] += workers.critic_pool.metrics()["fault/engines"]
     return engines | services
 
 
