@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rl.weights.layout import BucketPlan, Shape, plan_buckets
 from rl.weights.send import WeightSender
-from rl.workers.expert_parallel import held_by_name
+from rl.workers.expert_parallel import Held, held_by_name
 
 
 class TrainerWeights:
@@ -32,12 +32,24 @@ class TrainerWeights:
     @contextmanager
     def whole(self, names: Iterable[str]) -> Iterator[Mapping[str, Tensor]]:
         """These parameters, gathered for the time of the context. All ranks enter it for the same names, in order."""
+        held = {name: self._held[name] for name in names}
+        made = {}
+        for name, entry in held.items():
+            if entry.ranks is not None:
+                # What comes from several ranks is a copy, so that a rank's own share need not stay beside it.
+                with self._unsharded([entry]):
+                    made[name] = entry.whole()
+        others = {name: entry for name, entry in held.items() if name not in made}
+        with self._unsharded(others.values()):
+            yield made | {name: entry.whole() for name, entry in others.items()}
+
+    def _unsharded(self, held: Iterable[Held]) -> AbstractContextManager[None]:
+        """ZeRO-3's shards of these put together for the time of the context."""
         import deepspeed
 
-        held = {name: self._held[name] for name in names}
-        shards = [part for entry in held.values() for part in entry.parts if hasattr(part, "ds_id")]
-        with deepspeed.zero.GatheredParameters(shards, enabled=self._sharded):
-            yield {name: entry.whole() for name, entry in held.items()}
+        shards = [part for entry in held for part in entry.parts if hasattr(part, "ds_id")]
+        gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(shards, enabled=self._sharded)
+        return gathered
 
     def sender(self, *, rank: int, bucket_bytes: int, device: torch.device) -> WeightSender:
         """The rank's end of the checkpoint engine."""
