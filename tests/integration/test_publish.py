@@ -28,13 +28,13 @@ PUBLISHES = 10
 
 
 @contextmanager
-def system(model, *, zero_stage, expert_parallel=1, transport="object_store"):
+def system(model, *, zero_stage, expert_parallel=1, tensor_parallel=1):
     """One engine and two trainer ranks on a starter, and its tokenised prompts."""
     config = load_config([f"model={model}"])
     parts = prepare(config)
     placement.connect(config.cluster)
     try:
-        engines, engines_up = start_engine(config, config.model.path, parts)
+        engines, engines_up = start_engine(config, config.model.path, parts, tensor_parallel=tensor_parallel)
         ranks, ranks_up = placement.start_trainer_workers(
             TrainerOptions(
                 model=config.model.path, ranks=2, zero_stage=zero_stage, expert_parallel=expert_parallel,
@@ -56,18 +56,20 @@ def system(model, *, zero_stage, expert_parallel=1, transport="object_store"):
         placement.disconnect()
 
 
-def start_engine(config, path, parts, *, filled=True):
+def start_engine(config, path, parts, *, filled=True, tensor_parallel=1):
     options = EngineOptions(
         model=path, dtype="float32", context=512, concurrency=64, stop_token_ids=parts.chat.stop_token_ids,
-        kv_cache_gib=0.25, gpu_memory_share=0.5, tensor_parallel=1, enforce_eager=True, seed=0, threads=2,
-        filled=filled,
+        kv_cache_gib=0.25, gpu_memory_share=0.5, tensor_parallel=tensor_parallel, enforce_eager=True, seed=0,
+        threads=2 // tensor_parallel, filled=filled,
     )  # fmt: skip
     return placement.start_rollout_workers(options, config.cluster, count=1)
 
 
-def publisher(source, pool, prompts, transport="object_store"):
+def publisher(source, pool, prompts, transport="object_store", tensor_parallel=1):
     limits = load_config([]).weights
-    channel = Channel(source, pool, kind=Transport(transport), bucket_bytes=2**16, deadline_s=60, tensor_parallel=1)
+    channel = Channel(
+        source, pool, kind=Transport(transport), bucket_bytes=2**16, deadline_s=60, tensor_parallel=tensor_parallel
+    )
     return Publisher(
         source=source, sink=channel, probe_prompts=prompts[:8], probe_tokens=24,
         max_mean_difference=limits.max_mean_difference, max_difference=limits.max_difference,
@@ -162,8 +164,8 @@ def half_published(new, old):
     ],
 )
 def test_ten_publishes_equal_a_fresh_engine(model, zero_stage, expert_parallel, transport, tmp_path):
-    stage = dict(zero_stage=zero_stage, expert_parallel=expert_parallel)
-    with system(model, **stage, transport=transport) as (config, parts, pool, trainer, prompts, runner):
+    layout = dict(zero_stage=zero_stage, expert_parallel=expert_parallel)
+    with system(model, **layout) as (config, parts, pool, trainer, prompts, runner):
         proven = publisher(trainer, pool, prompts, transport)
         first, metrics = proven.publish()
         for _ in range(PUBLISHES):
@@ -189,10 +191,23 @@ def test_ten_publishes_equal_a_fresh_engine(model, zero_stage, expert_parallel, 
             assert max(gaps) <= 1e-4
 
 
+def test_an_engine_over_two_processes_gets_its_shares_by_every_transport():
+    layout = dict(zero_stage=3, expert_parallel=2, tensor_parallel=2)
+    with system("starter", **layout) as (_, _, pool, trainer, prompts, runner):
+        for transport in ("nccl", "cuda_ipc", "object_store"):
+            proven = publisher(trainer, pool, prompts, transport, tensor_parallel=2)
+            proven.publish()
+            trainer.update(groups_of(sample(runner, pool, prompts[:32]), prompts[:32], trainer.version))
+            version, metrics = proven.publish()
+            assert version.number == trainer.version
+            assert metrics["weights/probe_mean_abs_diff"] <= 1e-5
+            proven.sink.close()
+
+
 def test_the_probe_catches_what_digests_cannot(monkeypatch):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(placement, "TrainerWorker", Tampering)
-    with system("starter", zero_stage=1, transport="object_store") as (_, _, pool, trainer, prompts, runner):
+    with system("starter", zero_stage=1) as (_, _, pool, trainer, prompts, runner):
         proven = publisher(trainer, pool, prompts, "object_store")
         proven.publish()
         tell(trainer, "keep")
