@@ -43,7 +43,13 @@ def sync(config: Config) -> int:
         "expert_parallel": trainer.expert_parallel,
         "bucket_mib": config.weights.bucket_mib,
     }
-    name = "-".join(["sync", config.cluster.placement.value, *map(str, list(shape.values())[:-1])])
+    name = (
+        f"sync-{config.cluster.placement.value}-engines{rollout.workers}-ranks{trainer.ranks}-zero{trainer.zero_stage}"
+    )
+    if rollout.tensor_parallel > 1:
+        name += f"-tp{rollout.tensor_parallel}"
+    if trainer.expert_parallel > 1:
+        name += f"-ep{trainer.expert_parallel}"
     keep(name, {"machine": describe(), **shape, "results": results})
     return 0
 
