@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def settings(size: int) -> dict[str, Any]:
-    """The section ``expert_parallel`` of DeepSpeed's configuration for experts spread over ``size`` ranks."""
+    """The section ``expert_parallel`` of DeepSpeed's configuration for experts divided among ``size`` ranks."""
     return {"enabled": size > 1, "autoep_size": size}
 
 
