@@ -25,7 +25,14 @@ class Copy:
 
     bucket: int
     offset: int
+    stride: tuple[int, ...]
+    """Of what is copied, in elements: a tensor-parallel engine takes columns of some tensors."""
     target: Tensor
+
+    @property
+    def is_stretch(self) -> bool:
+        """Whether both sides are one piece of memory."""
+        return self.target.is_contiguous() and self.stride == torch.empty(self.target.shape, device="meta").stride()
 
 
 class CopyRecorder(TorchDispatchMode):
@@ -57,11 +64,12 @@ class CopyRecorder(TorchDispatchMode):
         index, buffer = self._bucket
         same = source.dtype == target.dtype and source.shape == target.shape
         within = source.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
-        if not (same and within and source.is_contiguous()):
+        if not (same and within):
             self.faithful = False
             return
         self.filled.update(names)
-        self.copies.append(Copy(index, source.data_ptr() - buffer.data_ptr(), target.detach()))
+        offset = source.data_ptr() - buffer.data_ptr()
+        self.copies.append(Copy(index, offset, tuple(source.stride()), target.detach()))
 
 
 class Copies:
@@ -80,8 +88,10 @@ class Copies:
 
 
 def _source(copy: Copy, buffer: Tensor) -> Tensor:
-    piece = buffer[copy.offset : copy.offset + copy.target.nbytes]
-    return piece.view(copy.target.dtype).view(copy.target.shape)
+    dtype = copy.target.dtype
+    rest = buffer[copy.offset :]
+    elements = rest[: len(rest) // dtype.itemsize * dtype.itemsize].view(dtype)
+    return elements.as_strided(copy.target.shape, copy.stride)
 
 
 def _merged(copies: Iterable[Copy]) -> list[Copy]:
@@ -96,7 +106,7 @@ def _merged(copies: Iterable[Copy]) -> list[Copy]:
                 (last.target.numel() + copy.target.numel(),),
                 (1,),
             )
-            merged[-1] = Copy(last.bucket, last.offset, whole)
+            merged[-1] = Copy(last.bucket, last.offset, (1,), whole)
         else:
             merged.append(copy)
     return merged
@@ -108,8 +118,8 @@ def _continues(last: Copy, copy: Copy) -> bool:
         last.bucket == copy.bucket
         and last.offset + a.nbytes == copy.offset
         and a.dtype == b.dtype
-        and a.is_contiguous()
-        and b.is_contiguous()
+        and last.is_stretch
+        and copy.is_stretch
         and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
         and a.storage_offset() + a.numel() == b.storage_offset()
     )

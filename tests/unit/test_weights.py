@@ -153,6 +153,27 @@ def test_copies_do_what_the_loader_did_and_few_are_left():
     assert sum(map(len, copies._copies.values())) == 4, "eight tensors of experts lie in one stretch on both sides"
 
 
+def test_a_tensor_parallel_engine_copies_its_columns_and_rows():
+    plan = plans_of(10**6)[0]
+    buffer = torch.zeros(plan.spec.nbytes + 64, dtype=torch.uint8)[64:]
+    fill(buffer, plan, TENSORS)
+    held = {"a": torch.zeros(2, 2, dtype=torch.bfloat16), "b": torch.zeros(300)}
+    recorder = CopyRecorder(held)
+    recorder.enter_bucket(0, buffer)
+    with recorder:
+        for name, tensor in unpack(buffer, plan.spec):
+            if name == "a":
+                held[name].copy_(tensor.narrow(1, 1, 2))
+            elif name == "b":
+                held[name].copy_(tensor.narrow(0, 400, 300))
+    assert recorder.faithful
+    for tensor in held.values():
+        tensor.zero_()
+    Copies(recorder.copies).run(0, buffer)
+    assert torch.equal(held["a"], TENSORS["a"][:, 1:])
+    assert torch.equal(held["b"], TENSORS["b"][400:])
+
+
 def test_a_loader_that_does_more_than_copy_is_noticed():
     plan, model = plans_of(10**6)[0], Model()
     buffer = torch.zeros(plan.spec.nbytes, dtype=torch.uint8)
