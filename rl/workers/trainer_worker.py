@@ -108,11 +108,11 @@ class TrainerWorker:
         self._weights = TrainerWeights(self._engine.module, sharded=options.zero_stage == 3, divided=divided)
         if divided:
             expert_parallel.compute_exactly(self._engine.module)
-        if set(self._weights.names) != names:
-            raise ValueError(
-                f"trainer.expert_parallel must be 1 for {options.model}, got {options.expert_parallel}: DeepSpeed "
-                f"renames {sorted(names ^ set(self._weights.names))[:4]}"
-            )
+            if renamed := names ^ set(self._weights.names):
+                raise ValueError(
+                    f"trainer.expert_parallel must be 1 for {options.model}, got {options.expert_parallel}: DeepSpeed "
+                    f"renames {sorted(renamed)[:4]}"
+                )
         self._state = TrainingState(self._engine.optimizer, self._engine.module, self._device)
 
     def rest(self) -> None:
@@ -291,7 +291,7 @@ class TrainerWorker:
         return copies
 
     def load(self, folder: str) -> None:
-        """Read what ``save`` wrote with the same number of ranks and ZeRO stage."""
+        """Read what ``save`` wrote with the same number of ranks, ZeRO stage and division of experts."""
         self._state.back()
         path, _ = self._engine.load_checkpoint(folder, tag="trainer")
         if path is None:

@@ -131,8 +131,8 @@ def machine():
 
 @pytest.fixture(scope="module")
 def team(machine):
-    """A pool of two engines, one of a single engine, and their trainer."""
-    (pair, single), trainer = machine.up(engines=[2, 1], zero_stage=2)
+    """A pool of two engines, one of a single engine, and their trainer, whose ranks gather each bucket together."""
+    (pair, single), trainer = machine.up(engines=[2, 1], zero_stage=3)
     return pair, single, trainer
 
 
