@@ -32,7 +32,7 @@ def sync(config: Config) -> int:
     for layers in LAYERS:
         with small_system(config, model=w1.model_folder(layers=layers), context=w1.CONTEXT) as system:
             for kind in BY_PLACEMENT[config.cluster.placement]:
-                results.append({"layers": layers, "transport": kind.value, **_measure(system, kind)})
+                results.append({"layers": layers, "transport": kind.value, **measure(system, system.pool, kind)})
                 show(results[-1])
     rollout, trainer = config.rollout, config.trainer
     shape = {
@@ -54,10 +54,11 @@ def sync(config: Config) -> int:
     return 0
 
 
-def _measure(system: System, kind: Transport) -> dict[str, Any]:
-    channel = system.channel(system.pool, kind)
+def measure(system: System, pool: Any, kind: Transport) -> dict[str, Any]:
+    """Medians of transfers to the engines of a pool by one transport, and the GPU memory that these took."""
+    channel = system.channel(pool, kind)
     before = system.trainer.memory()
-    rows = [_one(system, channel) for _ in range(ROUNDS)]
+    rows = [_one(pool, channel) for _ in range(ROUNDS)]
     after = system.trainer.memory()
     counted = rows[FIRST:]
     channel.close()
@@ -70,13 +71,13 @@ def _measure(system: System, kind: Transport) -> dict[str, Any]:
     }
 
 
-def _one(system: System, channel: Any) -> dict[str, float]:
-    names = [engine.name for engine in system.pool.engines()]
+def _one(pool: Any, channel: Any) -> dict[str, float]:
+    names = [engine.name for engine in pool.engines()]
     request = SampleRequest(prompt_ids=w1.prompts(0)[0], max_tokens=1, temperature=0.0, seed=0, ignore_eos=True)
     begin = time.monotonic()
     version, _ = channel.transfer()
     moved = time.monotonic()
-    system.pool.probe(names, [request])
+    pool.probe(names, [request])
     return {
         "gib": version.nbytes / 2**30,
         "transfer_s": moved - begin,
