@@ -107,13 +107,15 @@ def _stretches(shape: Shape, convert: Convert, offset: int, device: torch.device
 
 
 def fill(buffer: Tensor, plan: BucketPlan, parameters: Mapping[str, Tensor]) -> None:
-    """Lay the plan's parameters into a buffer, uint8 on any device."""
-    whole = [parameters[s.name].detach().contiguous().flatten().view(torch.uint8) for s in plan.sources]
+    """Lay those of the plan's parameters that are given, and what lies between any, into a buffer, uint8."""
+    given = [s for s in plan.sources if s.name in parameters]
+    whole = [parameters[s.name].detach().contiguous().flatten().view(torch.uint8) for s in given]
     for source, following in zip(plan.sources, [*plan.sources[1:], None], strict=True):
         # What lies between two parameters is part of the content: the same every time.
         end = plan.spec.nbytes if following is None else following.offset
         buffer[source.offset + source.nbytes : end].zero_()
-    torch._foreach_copy_([buffer[s.offset : s.offset + s.nbytes] for s in plan.sources], whole)
+    if given:
+        torch._foreach_copy_([buffer[s.offset : s.offset + s.nbytes] for s in given], whole)
 
 
 def unpack(buffer: Tensor, spec: BucketSpec) -> Iterator[tuple[str, Tensor]]:

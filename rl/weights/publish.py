@@ -10,6 +10,7 @@ takes its place; if none holds it the run stops.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import time
@@ -25,6 +26,8 @@ from rl.types import Loaded, Sample, SampleRequest, WeightVersion
 
 _BLOCK = re.compile(r"(.*\.)?layers\.\d+\.[^.]+|[^0-9]*")
 ATTEMPTS = 2
+TOGETHER = 32
+"""Probe answers that the trainer computes in one pass: their logits are held at once, in fp32."""
 
 
 @dataclass(kw_only=True)
@@ -121,16 +124,16 @@ class Publisher:
             SampleRequest(prompt_ids=prompt, max_tokens=self.probe_tokens, temperature=0.0, seed=0)
             for prompt in self.probe_prompts
         ]
+        answers = self.sink.probe(engines, requests)
         worst_mean = worst = 0.0
         wrong = {}
-        for engine, samples in self.sink.probe(engines, requests).items():
-            gaps = self._gaps(requests, samples)
+        for engine, gaps in self._gaps(requests, answers).items():
             flat = [gap for prompt in gaps for gap in prompt]
             mean, largest = sum(flat) / len(flat), max(flat)
             # Written so that a NaN counts as disagreement.
             if not (mean <= self.max_mean_difference and largest <= self.max_difference):
                 worst_prompt = max(range(len(gaps)), key=lambda i: _size(gaps[i]))
-                tokens = [*requests[worst_prompt].prompt_ids, *samples[worst_prompt].token_ids]
+                tokens = [*requests[worst_prompt].prompt_ids, *answers[engine][worst_prompt].token_ids]
                 wrong[engine] = WeightMismatchError(
                     f"{engine} disagrees with the trainer after version {version.number}: |difference| of the "
                     f"probe's logprobs is {mean:.4f} in the mean (limit weights.max_mean_difference="
@@ -141,14 +144,30 @@ class Publisher:
             worst_mean, worst = max(worst_mean, mean), max(worst, largest)
         return wrong, {"weights/probe_mean_abs_diff": worst_mean, "weights/probe_max_abs_diff": worst}
 
-    def _gaps(self, requests: Sequence[SampleRequest], samples: Sequence[Sample]) -> list[list[float]]:
-        """|difference| from the trainer's logprobs, for each token of each answer."""
-        pairs = list(zip(requests, samples, strict=True))
-        wanted = self.source.logprobs([(request.prompt_ids, sample.token_ids) for request, sample in pairs])
-        return [
-            [abs(a - b) for a, b in zip(sample.logprobs, own, strict=True)]
-            for sample, own in zip(samples, wanted, strict=True)
-        ]
+    def _gaps(
+        self, requests: Sequence[SampleRequest], answers: Mapping[str, Sequence[Sample]]
+    ) -> dict[str, list[list[float]]]:
+        """|difference| from the trainer's logprobs, by engine, for each token of each answer.
+
+        Engines mostly give the same answers, which the trainer computes once.
+        """
+        prompts = [tuple(request.prompt_ids) for request in requests]
+        by_engine = {
+            engine: [(prompt, tuple(sample.token_ids)) for prompt, sample in zip(prompts, samples, strict=True)]
+            for engine, samples in answers.items()
+        }
+        distinct = list(dict.fromkeys(itertools.chain.from_iterable(by_engine.values())))
+        own: dict[Any, list[float]] = {}
+        for first in range(0, len(distinct), TOGETHER):
+            some = distinct[first : first + TOGETHER]
+            own |= zip(some, self.source.logprobs(some), strict=True)
+        return {
+            engine: [
+                [abs(a - b) for a, b in zip(sample.logprobs, own[pair], strict=True)]
+                for sample, pair in zip(samples, by_engine[engine], strict=True)
+            ]
+            for engine, samples in answers.items()
+        }
 
     def _blame(self, engine: str, tokens: Sequence[int]) -> str:
         """Which tensors an engine that disagrees on ``tokens`` does not seem to use."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from rl.config import Transport
 from rl.errors import TransferError
 from rl.types import BucketSpec
 from rl.weights.digest import as_text, digest
-from rl.weights.layout import BucketPlan, fill
+from rl.weights.layout import BucketPlan
 from rl.weights.transports.base import Route, Sender
 from rl.weights.transports.group import GroupSender
 from rl.weights.transports.object_store import StoreSender
@@ -22,8 +21,9 @@ from rl.weights.transports.shared import SharedSender
 
 LAST = -1
 """In place of a bucket's number: the digests of all follow."""
-Gather = Callable[[BucketPlan], AbstractContextManager[Mapping[str, Tensor]]]
-"""Makes a bucket's parameters whole for the time of a context. Every rank enters it for every bucket, in order."""
+Lay = Callable[[BucketPlan, Tensor | None], None]
+"""Lays a bucket's parameters, gathered from all ranks, into a buffer. Every rank calls it for every bucket, in order;
+one without a buffer only helps to gather."""
 
 
 class WeightSender:
@@ -32,13 +32,13 @@ class WeightSender:
     def __init__(
         self,
         plans: Sequence[BucketPlan],
-        gather: Gather,
+        lay: Lay,
         *,
         rank: int,
         device: torch.device,
         takes_part: bool,
     ) -> None:
-        self._plans, self._gather = plans, gather
+        self._plans, self._lay = plans, lay
         self._rank, self._device = rank, device
         self._takes_part = takes_part
         self._senders: dict[str, Sender] = {}
@@ -93,8 +93,7 @@ class WeightSender:
             except TransferError:
                 self._gather_from(index)
                 raise
-            with self._gather(plan) as parameters:
-                fill(buffer, plan, parameters)
+            self._lay(plan, buffer)
             sums.append(digest(buffer))
             parcel = sender.ship(index, plan.spec.nbytes)
             if parcel is not None:
@@ -106,5 +105,4 @@ class WeightSender:
         """What other ranks send needs this one, if it is needed for gathering at all, whether it sends or not."""
         if self._takes_part:
             for plan in self._plans[first:]:
-                with self._gather(plan):
-                    pass
+                self._lay(plan, None)

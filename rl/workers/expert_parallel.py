@@ -73,12 +73,15 @@ class Held:
             shape[1] += other[1]
         return (shape[0] * (1 if self.ranks is None else self.ranks.size()), *shape[1:])
 
-    def whole(self) -> Tensor:
-        """The parameter. With ``ranks`` each of them has to call this; ZeRO-3's shards must have been gathered."""
+    def whole(self, into: Tensor | None = None) -> Tensor:
+        """The parameter. With ``ranks`` each of them has to call this; ZeRO-3's shards must have been gathered.
+
+        What comes from several ranks is put ``into`` a tensor of the parameter's shape, if one is given.
+        """
         own = self.parts[0].detach() if len(self.parts) == 1 else torch.cat([p.detach() for p in self.parts], dim=1)
         if self.ranks is None:
             return own
-        whole = own.new_empty(self.shape)
+        whole = own.new_empty(self.shape) if into is None else into
         torch.distributed.all_gather_into_tensor(whole, own.contiguous(), group=self.ranks)
         return whole
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rl.weights.layout import BucketPlan, Shape, plan_buckets
+from rl.weights.layout import BucketPlan, Shape, fill, plan_buckets
 from rl.weights.send import WeightSender
 from rl.workers.expert_parallel import Held, held_by_name
 
@@ -30,18 +30,26 @@ class TrainerWeights:
         return list(self._held)
 
     @contextmanager
-    def whole(self, names: Iterable[str]) -> Iterator[Mapping[str, Tensor]]:
-        """These parameters, gathered for the time of the context. All ranks enter it for the same names, in order."""
-        held = {name: self._held[name] for name in names}
-        made = {}
-        for name, entry in held.items():
-            if entry.ranks is not None:
-                # What comes from several ranks is a copy, so that a rank's own share need not stay beside it.
-                with self._unsharded([entry]):
-                    made[name] = entry.whole()
-        others = {name: entry for name, entry in held.items() if name not in made}
-        with self._unsharded(others.values()):
-            yield made | {name: entry.whole() for name, entry in others.items()}
+    def whole(self, name: str) -> Iterator[Tensor]:
+        """A parameter, gathered for the time of the context. All ranks enter it for the same ones, in order."""
+        with self._unsharded([self._held[name]]):
+            yield self._held[name].whole()
+
+    def lay(self, plan: BucketPlan, buffer: Tensor | None) -> None:
+        """See ``rl.weights.send.Lay``."""
+        together = {}
+        for source in plan.sources:
+            held = self._held[source.name]
+            if held.ranks is None:
+                together[source.name] = held
+                continue
+            # One at a time and straight to its place, so that beside the buffer there is only a rank's share of one.
+            place = None if buffer is None else buffer[source.offset : source.offset + source.nbytes]
+            with self._unsharded([held]):
+                held.whole(None if place is None else place.view(held.dtype).view(held.shape))
+        with self._unsharded(together.values()):
+            if buffer is not None:
+                fill(buffer, plan, {name: held.whole() for name, held in together.items()})
 
     def _unsharded(self, held: Iterable[Held]) -> AbstractContextManager[None]:
         """ZeRO-3's shards of these put together for the time of the context."""
@@ -61,11 +69,7 @@ class TrainerWeights:
             bucket_bytes=bucket_bytes,
             device=device,
         )
-
-        def gathered(plan: BucketPlan) -> Any:
-            return self.whole(source.name for source in plan.sources)
-
-        return WeightSender(plans, gathered, rank=rank, device=device, takes_part=self._collective)
+        return WeightSender(plans, self.lay, rank=rank, device=device, takes_part=self._collective)
 
 
 def persistent_tensors(module: Any) -> Iterator[tuple[str, Tensor]]:

@@ -285,9 +285,9 @@ class TrainerWorker:
         """Copies of all weights; on ranks other than 0 only the gathering happens."""
         copies = {}
         for name in self._weights.names:
-            with self._weights.whole([name]) as gathered:
+            with self._weights.whole(name) as gathered:
                 if self._rank == 0:
-                    copies[name] = gathered[name].clone()
+                    copies[name] = gathered.clone()
         return copies
 
     def load(self, folder: str) -> None:

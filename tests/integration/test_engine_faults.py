@@ -337,14 +337,14 @@ def test_an_added_engine_serves_almost_as_soon_as_one_that_reads_its_weights_fro
 
 
 def dies_sending(worker, bucket):
-    gather, calls = worker._sender._gather, itertools.count()
+    lay, calls = worker._sender._lay, itertools.count()
 
-    def fatal(plan):
+    def fatal(plan, buffer):
         if next(calls) == bucket:
             os.kill(os.getpid(), signal.SIGKILL)
-        return gather(plan)
+        lay(plan, buffer)
 
-    worker._sender._gather = fatal
+    worker._sender._lay = fatal
 
 
 def check_named(proven, rank):

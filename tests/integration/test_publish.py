@@ -14,6 +14,7 @@ from rl.config import Transport
 from rl.errors import WeightMismatchError
 from rl.prepare import prepare
 from rl.types import EndReason, Rollout, RolloutGroup, SampleRequest, Score, Segment, Task
+from rl.weights.layout import fill
 from rl.weights.publish import Publisher
 from rl.workers import placement
 from rl.workers.calls import wait_all
@@ -117,14 +118,17 @@ class Tampering(TrainerWorker):
     def tamper(self, how):
         """From now on send what ``how`` makes of new and old weights, both by name; None sends the new ones."""
         if not hasattr(self, "_honest"):
-            self._honest = self._sender._gather
+            self._honest = self._sender._lay
 
-        @contextmanager
-        def gather(plan):
-            with self._honest(plan) as new:
-                yield how({name: tensor.detach() for name, tensor in new.items()}, self._old)
+        def lay(plan, buffer):
+            self._honest(plan, buffer)
+            new = {}
+            for source in plan.sources:
+                old, place = self._old[source.name], buffer[source.offset : source.offset + source.nbytes]
+                new[source.name] = place.clone().view(old.dtype).view(old.shape)
+            fill(buffer, plan, how(new, self._old))
 
-        self._sender._gather = self._honest if how is None else gather
+        self._sender._lay = self._honest if how is None else lay
 
 
 EXPERTS = "model.layers.2.mlp.experts"

@@ -63,6 +63,18 @@ def test_what_lies_in_buckets_is_what_the_checkpoint_holds(bucket_bytes):
         torch.testing.assert_close(back[name], tensor, rtol=0, atol=0)
 
 
+def test_a_parameter_may_be_put_in_its_place_by_others():
+    plan = plans_of(10**6)[0]
+    at_once, in_turns = (torch.full((plan.spec.nbytes,), 255, dtype=torch.uint8) for _ in range(2))
+    fill(at_once, plan, TENSORS)
+    source = next(s for s in plan.sources if s.name == "experts")
+    place = in_turns[source.offset : source.offset + source.nbytes]
+    place.view(TENSORS["experts"].dtype).view(TENSORS["experts"].shape).copy_(TENSORS["experts"])
+    fill(in_turns, plan, {name: tensor for name, tensor in TENSORS.items() if name != "experts"})
+    fill(in_turns, plan, {})
+    assert torch.equal(at_once, in_turns)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -189,11 +201,10 @@ class Ends:
     """A sender and two engine processes on one route, as the channel would connect them."""
 
     def __init__(self, kind, *, deadline_s=20.0, bucket_bytes=1000):
-        @contextlib.contextmanager
-        def gather(plan):
-            yield TENSORS
+        def lay(plan, buffer):
+            fill(buffer, plan, TENSORS)
 
-        self.sender = WeightSender(plans_of(bucket_bytes), gather, rank=0, device=torch.device("cpu"), takes_part=False)
+        self.sender = WeightSender(plans_of(bucket_bytes), lay, rank=0, device=torch.device("cpu"), takes_part=False)
         port = self.sender.listen("127.0.0.1")
         self.route = Route(
             name="r", kind=kind, host="127.0.0.1", port=port, deadline_s=deadline_s, specs=self.sender.specs, size=3,
@@ -335,6 +346,7 @@ class FakeTrainer:
     exclusive = contextlib.nullcontext()
 
     def logprobs(self, sequences):
+        self.asked = len(sequences)
         return [[-1.0] * len(continuation) for _, continuation in sequences]
 
     def trace(self, token_ids):
@@ -390,6 +402,12 @@ def test_agreement_is_measured_and_what_was_proven_is_known():
     assert (version, ours.digest, engines.accepted) == (VERSION, "d", ["0"])
     assert metrics["weights/probe_max_abs_diff"] == pytest.approx(0.004)
     assert metrics["fault/publish"] == 0
+
+
+def test_what_engines_answer_alike_the_trainer_computes_once():
+    ours = publisher(FakeEngines({str(number): FINE for number in range(5)}))
+    assert ours.publish()[1]["weights/engines"] == 5
+    assert ours.source.asked == 1
 
 
 STALE = Loaded(digests=("x", "old"), empty=())
