@@ -62,7 +62,7 @@ def test_nonsense_and_a_dying_engine_are_counted_and_the_run_goes_on(tmp_path):
     assert process.returncode == 0, output[-3000:]
     records = read_metrics(tmp_path)
     assert [r["iteration"] for r in records] == [0, 1, 2, 3]
-    assert records[-1]["weights/engines"] == 1
+    assert sum(r["fault/engines"] for r in records[1:]) == 1, "one was lost; another in its place may come in time"
     assert sum(r.get("fault/critic/unparsed", 0) for r in records) > 0
     assert sum(r.get("fault/critic/unranked", 0) for r in records) > 0
     assert records[-1]["reward/kind/math"] > 0, "what has a verifier is learnt all the same"
