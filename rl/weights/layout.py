@@ -28,6 +28,10 @@ class Source:
     offset: int
     nbytes: int
 
+    def place(self, buffer: Tensor) -> Tensor:
+        """Its bytes in a buffer."""
+        return buffer[self.offset : self.offset + self.nbytes]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BucketPlan:
@@ -115,7 +119,7 @@ def fill(buffer: Tensor, plan: BucketPlan, parameters: Mapping[str, Tensor]) -> 
         end = plan.spec.nbytes if following is None else following.offset
         buffer[source.offset + source.nbytes : end].zero_()
     if given:
-        torch._foreach_copy_([buffer[s.offset : s.offset + s.nbytes] for s in given], whole)
+        torch._foreach_copy_([s.place(buffer) for s in given], whole)
 
 
 def unpack(buffer: Tensor, spec: BucketSpec) -> Iterator[tuple[str, Tensor]]:

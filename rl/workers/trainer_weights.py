@@ -44,9 +44,9 @@ class TrainerWeights:
                 together[source.name] = held
                 continue
             # One at a time and straight to its place, so that beside the buffer there is only a rank's share of one.
-            place = None if buffer is None else buffer[source.offset : source.offset + source.nbytes]
+            place = None if buffer is None else source.place(buffer).view(held.dtype).view(held.shape)
             with self._unsharded([held]):
-                held.whole(None if place is None else place.view(held.dtype).view(held.shape))
+                held.whole(place)
         with self._unsharded(together.values()):
             if buffer is not None:
                 fill(buffer, plan, {name: held.whole() for name, held in together.items()})

@@ -124,8 +124,8 @@ class Tampering(TrainerWorker):
             self._honest(plan, buffer)
             new = {}
             for source in plan.sources:
-                old, place = self._old[source.name], buffer[source.offset : source.offset + source.nbytes]
-                new[source.name] = place.clone().view(old.dtype).view(old.shape)
+                old = self._old[source.name]
+                new[source.name] = source.place(buffer).clone().view(old.dtype).view(old.shape)
             fill(buffer, plan, how(new, self._old))
 
         self._sender._lay = self._honest if how is None else lay

@@ -17,7 +17,7 @@ from rl.types import Loaded, Sample, WeightVersion
 from rl.weights.digest import as_text, digest
 from rl.weights.direct import Copies, CopyRecorder, fingerprint
 from rl.weights.layout import Shape, fill, plan_buckets, unpack
-from rl.weights.publish import Publisher, first_difference
+from rl.weights.publish import TOGETHER, Publisher, first_difference
 from rl.weights.receive import WeightReceiver
 from rl.weights.send import LAST, WeightSender
 from rl.weights.transports.base import Route, Seat, give_up
@@ -68,8 +68,7 @@ def test_a_parameter_may_be_put_in_its_place_by_others():
     at_once, in_turns = (torch.full((plan.spec.nbytes,), 255, dtype=torch.uint8) for _ in range(2))
     fill(at_once, plan, TENSORS)
     source = next(s for s in plan.sources if s.name == "experts")
-    place = in_turns[source.offset : source.offset + source.nbytes]
-    place.view(TENSORS["experts"].dtype).view(TENSORS["experts"].shape).copy_(TENSORS["experts"])
+    source.place(in_turns).view(TENSORS["experts"].dtype).view(TENSORS["experts"].shape).copy_(TENSORS["experts"])
     fill(in_turns, plan, {name: tensor for name, tensor in TENSORS.items() if name != "experts"})
     fill(in_turns, plan, {})
     assert torch.equal(at_once, in_turns)
@@ -345,8 +344,11 @@ class FakeTrainer:
     version = 7
     exclusive = contextlib.nullcontext()
 
+    def __init__(self):
+        self.asked = []
+
     def logprobs(self, sequences):
-        self.asked = len(sequences)
+        self.asked.append(len(sequences))
         return [[-1.0] * len(continuation) for _, continuation in sequences]
 
     def trace(self, token_ids):
@@ -407,7 +409,14 @@ def test_agreement_is_measured_and_what_was_proven_is_known():
 def test_what_engines_answer_alike_the_trainer_computes_once():
     ours = publisher(FakeEngines({str(number): FINE for number in range(5)}))
     assert ours.publish()[1]["weights/engines"] == 5
-    assert ours.source.asked == 1
+    assert ours.source.asked == [1]
+
+
+def test_the_trainer_computes_many_answers_in_parts():
+    ours = publisher(FakeEngines())
+    ours.probe_prompts = [[1, token] for token in range(TOGETHER + 8)]
+    ours.publish()
+    assert ours.source.asked == [TOGETHER, 8]
 
 
 STALE = Loaded(digests=("x", "old"), empty=())
